@@ -1,0 +1,67 @@
+"""Chat providers as nursery-scoped sessions: whatever happens, the conversation is deleted on its server.
+
+The map of the house, from the ground up; imports only go down:
+
+- ``_events``, ``_errors``, ``_outcomes``, ``_conversation``: the words everyone uses
+- ``wire``: framing, pure
+- ``providers``: what each service says, pure
+- ``_transport`` (httpx), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a provider's steps out)
+- ``_cleanup``: a conversation that is owed to the server's memory, settled
+- ``_client`` (connections, root tasks), ``_reply`` (the log of one answer, and its clock)
+- ``_owner``: the task that owns one conversation
+- ``_session``: its handle
+- ``_fanout``: many of them
+- ``testing``: emulators of the services
+- ``cli``: the command line
+"""
+
+from __future__ import annotations
+
+from ._broadcast import Subscription as Subscription
+from ._client import Client as Client
+from ._client import open_client as open_client
+from ._conversation import Conversation as Conversation
+from ._errors import AllFailed as AllFailed
+from ._errors import AuthenticationError as AuthenticationError
+from ._errors import CleanupFailed as CleanupFailed
+from ._errors import ConnectionFailed as ConnectionFailed
+from ._errors import ConversationLost as ConversationLost
+from ._errors import DeadlineExceeded as DeadlineExceeded
+from ._errors import FirstTokenTimeout as FirstTokenTimeout
+from ._errors import IdleTimeout as IdleTimeout
+from ._errors import IncompleteReply as IncompleteReply
+from ._errors import InvalidRequest as InvalidRequest
+from ._errors import ModelNotSupported as ModelNotSupported
+from ._errors import Overloaded as Overloaded
+from ._errors import ProviderError as ProviderError
+from ._errors import RateLimited as RateLimited
+from ._errors import RemoteProtocolError as RemoteProtocolError
+from ._errors import TotalTimeout as TotalTimeout
+from ._errors import TrioprovError as TrioprovError
+from ._events import Event as Event
+from ._events import Finish as Finish
+from ._events import Lagged as Lagged
+from ._events import Notice as Notice
+from ._events import Queued as Queued
+from ._events import Token as Token
+from ._events import Usage as Usage
+from ._fanout import FanOut as FanOut
+from ._fanout import Lane as Lane
+from ._fanout import ask as ask
+from ._fanout import fan_out as fan_out
+from ._fanout import gather as gather
+from ._fanout import open_reply as open_reply
+from ._outcomes import CleanupReport as CleanupReport
+from ._outcomes import Outcome as Outcome
+from ._reply import Answer as Answer
+from ._reply import Deadlines as Deadlines
+from ._reply import Reply as Reply
+from ._session import Session as Session
+from ._session import delete_conversation as delete_conversation
+from ._session import open_session as open_session
+from ._session import run_session as run_session
+from ._version import __version__ as __version__
+from .providers import PROVIDERS as PROVIDERS
+from .providers import AllenAI as AllenAI
+from .providers import H2o as H2o
+from .providers import OpenAssistant as OpenAssistant

@@ -1,0 +1,105 @@
+"""Settle a debt: a conversation that was opened is deleted, and the server's word for it is waited for."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import trio
+
+from . import _flow
+from ._conversation import Conversation
+from ._errors import ConnectionFailed, ProviderError, RemoteProtocolError, TotalTimeout, TrioprovError
+from ._outcomes import CleanupReport, Outcome
+from ._transport import Transport
+from .providers import Provider, Request, Response, Steps
+
+log = logging.getLogger("trioprov")
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 2.0
+
+
+async def settle(
+    provider: Provider,
+    conversation: Conversation,
+    flow: Callable[[Conversation], Steps[Outcome]],
+    *,
+    transport: Transport,
+    deadline: Callable[[], float],
+    budget: float,
+) -> CleanupReport:
+    """Run ``flow`` until the service confirms, refuses for good, or the deadline passes; the caller shields it.
+
+    Retried: broken connections, answers that are no answers,
+    429 and 5xx. One try gets at most half of what is left, so that a connection that died silently is not all there is.
+    Waiting for a cleanup connection does not count: ``deadline`` is asked for when there is one.
+
+    Args:
+        flow: `Provider.close` or `Provider.recover`.
+        deadline: gives the time, on trio's clock, by which this must end.
+        budget: the whole cleanup budget, in seconds.
+
+    Returns:
+        A report whose outcome is the flow's; ``owed`` if it never came to one.
+    """
+    async with transport.cleanup_slot(provider):
+        return await _settle(provider, conversation, flow, transport, deadline(), budget)
+
+
+async def _settle(
+    provider: Provider,
+    conversation: Conversation,
+    flow: Callable[[Conversation], Steps[Outcome]],
+    transport: Transport,
+    deadline: float,
+    budget: float,
+) -> CleanupReport:
+    attempts, delay = 0, _FIRST_DELAY
+    error: Exception | None = None
+    while (left := deadline - trio.current_time()) > 0:
+        attempts += 1
+        until = trio.current_time() + max(left / 2, budget / 4)
+        try:
+            with trio.CancelScope(deadline=min(until, deadline)):
+                outcome = await _attempt(provider, conversation, flow, transport)
+                return CleanupReport(outcome=outcome, attempts=attempts, error=error if outcome == "lost" else None)
+            error = error or TotalTimeout("the server did not answer the cleanup in time")
+        except TrioprovError as exc:
+            error = exc
+        except Exception as exc:  # a bug in a provider or an injected transport: the debt stands all the same
+            log.exception("%s: the cleanup of a conversation crashed", provider.name)
+            return CleanupReport(outcome="owed", attempts=attempts, error=exc)
+        else:
+            continue  # the try itself was the wait
+        if not _worth_another_try(error):
+            break
+        asked = getattr(error, "retry_after", None)
+        pause = max(delay * random.uniform(0.5, 1.0), min(asked or 0.0, budget / 2))
+        await trio.sleep(min(pause, max(0.0, deadline - trio.current_time())))
+        delay = min(delay * 2, _LONGEST_DELAY)
+    return CleanupReport(outcome="owed", attempts=attempts, error=error)
+
+
+async def _attempt(
+    provider: Provider,
+    conversation: Conversation,
+    flow: Callable[[Conversation], Steps[Outcome]],
+    transport: Transport,
+) -> Outcome:
+    async def send(request: Request) -> Response:
+        if not request.best_effort:
+            return await transport.send_cleanup(provider, request)
+        left = trio.current_effective_deadline() - trio.current_time()
+        with trio.CancelScope(relative_deadline=left / 4):
+            return await transport.send_cleanup(provider, request)
+        raise TotalTimeout("the server did not answer in time")
+
+    return await _flow.carry_out(flow(conversation), send, lambda _: None)
+
+
+def _worth_another_try(error: Exception) -> bool:
+    if isinstance(error, ProviderError):
+        return error.status is None or error.status == 429 or error.status >= 500
+    return isinstance(error, (ConnectionFailed, RemoteProtocolError))

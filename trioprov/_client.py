@@ -1,0 +1,214 @@
+"""The client: connections, limits and budgets, and the root tasks in which sessions live when no nursery owns them."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import math
+import ssl
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._transport import Transport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._transport import AsyncBaseTransport
+
+log = logging.getLogger("trioprov")
+
+
+class Tenant(ABC):
+    """What a client hosts: a task that ends by itself soon after `close`, and at once after `abandon`."""
+
+    done: trio.Event
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Live; lets out nothing but a cancellation."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Begin to end."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """End now; what is owed stays owed."""
+
+
+class Client:
+    """One connection pool for many sessions, and whoever finishes what outlives them. Made by `open_client`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        create_timeout: float = 30.0,
+        cleanup_timeout: float = 10.0,
+        shutdown_timeout: float = 30.0,
+        max_reply_bytes: float = 16 * 1024 * 1024,
+        private: bool = False,
+    ) -> None:
+        self.transport = transport
+        self.create_timeout = create_timeout
+        self.cleanup_timeout = cleanup_timeout
+        self.shutdown_timeout = shutdown_timeout
+        self.max_reply_bytes = max_reply_bytes
+        self.private = private
+        self._tenants: set[Tenant] = set()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more sessions."""
+        return self._closed
+
+    def admit(self, tenant: Tenant) -> None:
+        """Count a tenant that somebody else runs.
+
+        Raises:
+            trio.ClosedResourceError: the client is closed.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("this client is closed")
+        self._tenants.add(tenant)
+
+    async def dismiss(self, tenant: Tenant) -> None:
+        """The tenant has ended; the last one of a private client takes the connections with it."""
+        self._tenants.discard(tenant)
+        if self.private and not self._tenants:
+            await self.aclose_connections()
+
+    def host(self, tenant: Tenant) -> None:
+        """Run a tenant in a root task of its own, with the caller's context variables; not a checkpoint.
+
+        A root task is a system task: no cancel scope and no nursery of the caller's encloses it, so that however the
+        caller's frame is left, or never left at all, the tenant can finish what it owes. At the end of the run it is
+        cancelled like everything else, and the run waits for it.
+
+        Raises:
+            trio.ClosedResourceError: the client is closed.
+        """
+        self.admit(tenant)
+        trio.lowlevel.spawn_system_task(
+            self._host, tenant, name=f"trioprov {tenant!r}", context=contextvars.copy_context()
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    async def _host(self, tenant: Tenant) -> None:
+        try:
+            await tenant.run()
+        except Exception:
+            # Nobody could catch it: an exception that leaves a system task takes the whole run down.
+            log.exception("a session crashed; this is a bug in trioprov")
+        finally:
+            await self.dismiss(tenant)
+
+    def close(self) -> None:
+        """Take no more sessions and close those there are; sync, idempotent."""
+        self._closed = True
+        for tenant in tuple(self._tenants):
+            tenant.close()
+
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """`close`, wait until all is settled or ``shutdown_timeout`` has passed, and close the connections."""
+        self.close()
+        with trio.CancelScope(shield=True, relative_deadline=self.shutdown_timeout):
+            for tenant in tuple(self._tenants):
+                await tenant.done.wait()
+        for tenant in tuple(self._tenants):
+            tenant.abandon()
+        with trio.CancelScope(shield=True, relative_deadline=1.0):
+            for tenant in tuple(self._tenants):
+                await tenant.done.wait()
+        await self.aclose_connections()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose_connections(self) -> None:
+        """Close the pools, shielded and bounded: a peer that does not answer keeps nobody."""
+        with trio.CancelScope(shield=True, relative_deadline=1.0):
+            await self.transport.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Client: {'closed' if self._closed else 'open'}, {len(self._tenants)} sessions>"
+
+
+def private_client() -> Client:
+    """A client for sessions that were given none; its connections close when the last of them has ended."""
+    return Client(Transport(), private=True)
+
+
+class _OpenClient:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Client:
+        await trio.lowlevel.checkpoint()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+
+def open_client(
+    *,
+    max_connections: int | None = None,
+    create_timeout: float = 30.0,
+    cleanup_timeout: float = 10.0,
+    shutdown_timeout: float = 30.0,
+    max_reply_bytes: float = 16 * 1024 * 1024,
+    transport: AsyncBaseTransport | None = None,
+    verify: bool | ssl.SSLContext = True,
+    trust_env: bool = True,
+) -> _OpenClient:
+    """A client for many sessions: ``async with open_client() as client``.
+
+    Leaving it closes its sessions and waits, shielded, until their cleanups are settled or ``shutdown_timeout`` has
+    passed; then it closes the connections. Certificates are read once per process, at the first https connection.
+
+    Args:
+        max_connections: how many requests and streams may be under way at once; `None`: any number. What cleans up
+            has connections of its own.
+        create_timeout: seconds to finish a create that nobody waits for any more.
+        cleanup_timeout: seconds for the cleanup of one session, from its end: the rest of a create, reading on where
+            the service cannot stop, stop, DELETE, confirmation. Waiting for a cleanup connection does not count.
+        shutdown_timeout: seconds that leaving the client may take, in all.
+        max_reply_bytes: bytes of text (UTF-8) that one reply may hold.
+        transport: an httpx transport to use for everything, instead of pools of our own.
+        verify: verify certificates, with the default context or this one.
+        trust_env: whether proxies and certificates named in the environment are used.
+
+    Raises:
+        TypeError: a limit that is not a number.
+        ValueError: a limit that is not more than 0.
+    """
+    limits = {
+        "create_timeout": create_timeout,
+        "cleanup_timeout": cleanup_timeout,
+        "shutdown_timeout": shutdown_timeout,
+        "max_reply_bytes": max_reply_bytes,
+    }
+    if max_connections is not None:
+        limits["max_connections"] = max_connections
+    for name, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+        if not value > 0 or math.isnan(value):
+            raise ValueError(f"{name} must be more than 0, not {value!r}")
+    if max_connections is not None and not isinstance(max_connections, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError("max_connections must be a whole number")
+    return _OpenClient(
+        Client(
+            Transport(max_connections=max_connections, transport=transport, verify=verify, trust_env=trust_env),
+            create_timeout=create_timeout,
+            cleanup_timeout=cleanup_timeout,
+            shutdown_timeout=shutdown_timeout,
+            max_reply_bytes=max_reply_bytes,
+        )
+    )

@@ -1,0 +1,383 @@
+"""One prompt, many providers: each lane is a session for one question, and no lane knows of the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import trio
+
+from ._broadcast import Broadcast, Cursor, Subscription
+from ._client import Client, private_client
+from ._errors import another
+from ._events import Event, Finish, Lagged
+from ._outcomes import CleanupReport
+from ._owner import Owner, Turn
+from ._reply import Answer, Deadlines, Reply, Transcript
+from ._session import Session, is_cancellation, wait_settled
+from .providers import Message, Messages, Provider, checked_messages
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# How many merged events may be unread before the lanes are held back.
+_MERGED_BUFFER = 256
+
+
+async def ask(
+    messages: Messages,
+    provider: Provider,
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    **parameters: Any,
+) -> Answer:
+    """One question, one answer, and the conversation is gone. A checkpoint; cancelling it cleans up.
+
+    The clock of ``deadlines`` starts here, so it also covers creating the conversation. What became of the cleanup is
+    in ``Answer.cleanup``; an answer is never lost to a cleanup that failed.
+
+    Raises:
+        TrioprovError: the service's failure, with the text so far in ``partial``.
+        TypeError, ValueError: messages or parameters that cannot be sent.
+    """
+    async with open_reply(messages, provider, client=client, deadlines=deadlines, **parameters) as reply:
+        answer = await reply.wait()
+    session = reply.session
+    return dataclasses.replace(answer, conversation=session.conversation, cleanup=session.cleanup)
+
+
+class _OpenReply:
+    """``async with open_reply(…)``."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    async def __aenter__(self) -> Reply:
+        await trio.lowlevel.checkpoint()
+        self._lane.start()
+        return self._lane.reply
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lane.close()
+        await self._lane.wait_closed(exc)
+
+
+def open_reply(
+    messages: Messages,
+    provider: Provider,
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    **parameters: Any,
+) -> _OpenReply:
+    """A session for one question: ``async with open_reply("…", H2o()) as reply``.
+
+    Enters without waiting for the service, whose failures come through the reply. Leaving deletes the conversation and
+    waits for that, shielded and bounded; by a cancellation with a ``client`` it does not wait. A failed cleanup is
+    logged and in ``reply.session.cleanup``, never raised.
+
+    Raises:
+        TypeError, ValueError: messages or parameters that cannot be sent.
+    """
+    checked = checked_messages(messages)
+    provider.prompt(provider.new_conversation(), checked)
+    options = provider.options(parameters)
+    return _OpenReply(Lane(0, provider, client or private_client(), deadlines, checked, options))
+
+
+class Lane:
+    """One provider's part in a fan-out.
+
+    Attributes:
+        index: its place in the list of providers.
+        provider: who answers.
+        reply: its answer, there from the start.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        provider: Provider,
+        client: Client,
+        deadlines: Deadlines | None,
+        messages: Sequence[Message],
+        options: Mapping[str, Any] | Exception,
+        *,
+        log: Broadcast[Event] | None = None,
+        gate: trio.CapacityLimiter | None = None,
+    ) -> None:
+        self.index = index
+        self.provider = provider
+        self._owner = Owner(provider, client, gate=gate)
+        self._transcript = Transcript(deadlines or Deadlines(), client.max_reply_bytes, log)
+        # What one provider refuses is that lane's error, so it stands where an answer would.
+        self._refused = options if isinstance(options, Exception) else None
+        self._turn = Turn(self._transcript, messages, {} if isinstance(options, Exception) else options)
+        self.reply = Reply(provider, Session(self._owner), self._transcript)
+
+    @property
+    def error(self) -> Exception | None:
+        """Why this lane failed, if it did."""
+        return self._transcript.finish.error if self._transcript.finish else None
+
+    @property
+    def cleanup(self) -> CleanupReport | None:
+        """What became of its conversation, once that is known."""
+        return self._owner.report
+
+    def close(self) -> None:
+        """Leave this lane alone: its reply ends ``interrupted``, its conversation is deleted. Sync, idempotent."""
+        self._owner.close()
+
+    def start(self) -> None:
+        """Let it run, in a root task of the client."""
+        if self._refused is not None:
+            self._transcript.fail(self._refused)
+            self._owner.never()
+        else:
+            self._owner.submit(self._turn)
+            self._owner.client.host(self._owner)
+
+    async def wait_closed(self, exc: BaseException | None) -> None:
+        """Wait for the cleanup, unless the client sees to it and the block is being cancelled."""
+        if not is_cancellation(exc) or self._owner.client.private:
+            await wait_settled(self._owner)
+
+    async def wait(self) -> Answer:
+        """The lane's answer, with its error as a value."""
+        await self._transcript.finished.wait()
+        return self._transcript.answer(self.provider, self._owner.conversation, self.cleanup)
+
+    def stop(self) -> None:
+        """End its reply as ``interrupted``, if it has not ended."""
+        self._transcript.stop()
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.index}: {self.reply!r}>"
+
+
+class _LaneLog(Broadcast[Event]):
+    """A lane's log that also tells the merged one whose turn it is, and waits for its reader.
+
+    The merged log holds only lanes: the events themselves are read from each lane's log, so they are stored once.
+    """
+
+    def __init__(self, fan: FanOut, index: int) -> None:
+        super().__init__(Lagged)
+        self._fan = fan
+        self._index = index
+
+    def room(self) -> float:
+        return min(super().room(), self._fan.merged.room())
+
+    async def wait_room(self) -> None:
+        while self.room() <= 0:
+            await (super() if super().room() <= 0 else self._fan.merged).wait_room()
+
+    def publish(self, items: Iterable[Event]) -> None:
+        before = len(self)
+        super().publish(items)
+        self._fan.merged.publish([self._index] * (len(self) - before))
+
+    def close(self, *last: Event) -> None:
+        if not self.closed:
+            super().close(*last)
+            self._fan.merged.publish([self._index] * len(last))
+            self._fan.lane_ended(last)
+
+
+class FanOut:
+    """One prompt on its way to several providers; iterates ``(Lane, Event)`` as they arrive.
+
+    Each ``async for`` starts at the first event. It holds all lanes back while it has 256 events unread; a lane's own
+    subscribers hold back that lane alone. Leaving the loop leaves the lanes running.
+
+    Attributes:
+        lanes: one for each provider, in the order given.
+    """
+
+    def __init__(
+        self,
+        messages: Messages,
+        providers: Iterable[Provider],
+        client: Client | None,
+        deadlines: Deadlines | None,
+        max_concurrent: int | None,
+        on_error: Literal["collect", "cancel"],
+        parameters: Mapping[str, Any],
+    ) -> None:
+        checked = checked_messages(messages)
+        gate = None if max_concurrent is None else trio.CapacityLimiter(max_concurrent)
+        client = client or private_client()
+        self.merged: Broadcast[int] = Broadcast(lambda missed: missed)
+        self._cancels = on_error == "cancel"
+        self._first_error: Exception | None = None
+        self._told = False
+        self.lanes: tuple[Lane, ...] = ()
+        lanes: list[Lane] = []
+        for index, provider in enumerate(providers):
+            if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"providers must be providers, not {type(provider).__name__}")
+            options: Mapping[str, Any] | Exception
+            try:
+                provider.prompt(provider.new_conversation(), checked)
+                options = provider.options(parameters)
+            except (TypeError, ValueError) as exc:
+                options = exc
+            log = _LaneLog(self, index)
+            lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log, gate=gate))
+        self.lanes = tuple(lanes)
+
+    def start(self) -> None:
+        """Let all lanes run."""
+        for lane in self.lanes:
+            lane.start()
+        if not self.lanes:
+            self.merged.close()
+
+    def lane_ended(self, last: Sequence[Event]) -> None:
+        """A lane has published its end."""
+        error = next((event.error for event in last if isinstance(event, Finish)), None)
+        if error is not None and self._cancels and self._first_error is None:
+            self._first_error = error
+            for lane in self.lanes:
+                lane.stop()
+        if all(lane.reply.finish is not None for lane in self.lanes):
+            self.merged.close()
+
+    async def wait(self) -> list[Answer]:
+        """All answers, in the order of the lanes, errors as values. A checkpoint; it never waits for a reader.
+
+        Raises:
+            TrioprovError: with ``on_error="cancel"``: the first lane's error.
+        """
+        await trio.lowlevel.checkpoint()
+        answers = [await lane.wait() for lane in self.lanes]
+        self.raise_first_error()
+        return answers
+
+    def raise_first_error(self, *, again: bool = True) -> None:
+        """With ``on_error="cancel"``, raise a copy of the first error; with ``again=False`` only if nobody saw it."""
+        if self._first_error is not None and (again or not self._told):
+            self._told = True
+            raise another(self._first_error)
+
+    def __aiter__(self) -> _Merged:
+        return _Merged(self)
+
+
+class _Merged:
+    """One ``async for`` over a fan-out."""
+
+    def __init__(self, fan: FanOut) -> None:
+        self._fan = fan
+        cursor = fan.merged.subscribe(buffer=_MERGED_BUFFER, when_full="wait", replay=True)
+        self._turns = Subscription(fan.merged, cursor)
+        self._logs = [lane.reply._transcript.log for lane in fan.lanes]  # pyright: ignore[reportPrivateUsage]
+        self._cursors: list[Cursor[Event]] = [
+            log.subscribe(buffer=math.inf, when_full=None, replay=True) for log in self._logs
+        ]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Lane, Event]:
+        try:
+            index = await self._turns.receive()
+        except trio.EndOfChannel:
+            self._fan.raise_first_error(again=False)
+            raise StopAsyncIteration from None
+        return self._fan.lanes[index], self._logs[index].take(self._cursors[index])
+
+
+class _OpenFanOut:
+    """``async with fan_out(…)``."""
+
+    def __init__(self, fan: FanOut) -> None:
+        self._fan = fan
+
+    async def __aenter__(self) -> FanOut:
+        await trio.lowlevel.checkpoint()
+        self._fan.start()
+        return self._fan
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for lane in self._fan.lanes:
+            lane.close()
+        for lane in self._fan.lanes:
+            await lane.wait_closed(exc)
+        if exc is None:
+            self._fan.raise_first_error(again=False)
+
+
+def fan_out(
+    messages: Messages,
+    providers: Iterable[Provider],
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    max_concurrent: int | None = None,
+    on_error: Literal["collect", "cancel"] = "collect",
+    **parameters: Any,
+) -> _OpenFanOut:
+    """One prompt to several providers at once: ``async with fan_out("…", providers) as fan``.
+
+    Enters without waiting for any service. A lane's failure, also a value that its provider refuses, is that lane's
+    ``Finish(reason="error")`` and stops nobody else. Leaving closes every lane and waits, shielded and bounded, for
+    their cleanups; leaving by a cancellation with a ``client`` does not wait.
+
+    Args:
+        messages: as for `Session.ask`.
+        providers: any number; the same one may stand there twice.
+        client: connections and budgets; without one the lanes share their own.
+        deadlines: for each lane, from its start.
+        max_concurrent: how many lanes may open and answer at once; the others wait, with their clocks stopped.
+        on_error: ``collect``, or ``cancel``: the first error interrupts the other lanes and is raised.
+        **parameters: generation parameters for every lane.
+
+    Raises:
+        TypeError, ValueError: messages that nobody can send, or a wrong option.
+        TrioprovError: with ``on_error="cancel"``: the first lane's error, from the loop, from ``wait`` or on leaving.
+    """
+    if max_concurrent is not None:
+        if isinstance(max_concurrent, bool) or not isinstance(max_concurrent, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("max_concurrent must be a whole number or None")
+        if max_concurrent < 1:
+            raise ValueError(f"max_concurrent must be at least 1, not {max_concurrent}")
+    if on_error not in ("collect", "cancel"):
+        raise ValueError(f"on_error must be 'collect' or 'cancel', not {on_error!r}")
+    return _OpenFanOut(FanOut(messages, providers, client, deadlines, max_concurrent, on_error, parameters))
+
+
+async def gather(
+    messages: Messages,
+    providers: Iterable[Provider],
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    max_concurrent: int | None = None,
+    **parameters: Any,
+) -> list[Answer]:
+    """All answers, in the order of the providers, errors as values in ``Answer.error``. A checkpoint.
+
+    When it returns, every conversation it opened is settled (``Answer.cleanup``). Cancelling it cleans up.
+
+    Raises:
+        TypeError, ValueError: messages that nobody can send, or a wrong option.
+    """
+    opened = fan_out(
+        messages, providers, client=client, deadlines=deadlines, max_concurrent=max_concurrent, **parameters
+    )
+    async with opened as fan:
+        answers = await fan.wait()
+    return [
+        dataclasses.replace(answer, conversation=lane.reply.session.conversation, cleanup=lane.cleanup)
+        for answer, lane in zip(answers, fan.lanes, strict=True)
+    ]

@@ -1,0 +1,372 @@
+"""A reply: a log that one task writes and any number of readers read, and the clock that runs with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import trio
+
+from ._broadcast import Broadcast, Subscription
+from ._errors import (
+    DeadlineExceeded,
+    FirstTokenTimeout,
+    IdleTimeout,
+    RemoteProtocolError,
+    TotalTimeout,
+    TrioprovError,
+    another,
+)
+from ._events import Event, Finish, FinishReason, Lagged, Queued, Token, Usage
+
+if TYPE_CHECKING:
+    from ._conversation import Conversation
+    from ._outcomes import CleanupReport
+    from ._session import Session
+    from .providers import Provider
+
+# What an event that is not text counts for in `max_reply_bytes`, so that a server cannot fill memory with queue notices.
+_EVENT_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long to wait for a reply, in seconds; `None` means no limit.
+
+    Only content restarts a clock: heartbeats, pings and queue notices do not.
+
+    Attributes:
+        first_token: from asking to the first token. Time in which the queue position reported by the service was
+            falling does not count.
+        idle: from one token to the next. Time in which our own readers held the stream back does not count.
+        total: from asking to the end.
+    """
+
+    first_token: float | None = 60.0
+    idle: float | None = 60.0
+    total: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("first_token", "idle", "total"):
+            value: object = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number of seconds or None, not {type(value).__name__}")
+            if not value > 0:
+                raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole reply as a value.
+
+    Attributes:
+        provider: who answered.
+        text: the tokens, joined.
+        server_text: the service's own final text, if it sent one; usually the same.
+        finish_reason: why it ended.
+        usage: token counts, where the service gives them.
+        error: what went wrong, if something did (only where errors are values: `gather`, `FanOut.wait`).
+        time_to_first_token: seconds from asking to the first token, if there was one.
+        duration: seconds from asking to the end.
+        conversation: the conversation, to be continued if it was kept.
+        cleanup: what became of it on the server, once that is known.
+    """
+
+    provider: Provider
+    text: str
+    server_text: str | None = None
+    finish_reason: FinishReason
+    usage: Usage | None = None
+    error: Exception | None = None
+    time_to_first_token: float | None = None
+    duration: float
+    conversation: Conversation | None = None
+    cleanup: CleanupReport | None = None
+
+
+class Transcript:
+    """The writer's side of a reply: what has arrived, when, and when it must have arrived.
+
+    State changes here are synchronous; whoever must act on one (the session's owner) is told through ``changed``.
+
+    Args:
+        deadlines: the limits.
+        max_bytes: how much text it may hold (UTF-8).
+        log: where it publishes.
+    """
+
+    def __init__(self, deadlines: Deadlines, max_bytes: float, log: Broadcast[Event] | None = None) -> None:
+        self.log = Broadcast[Event](Lagged) if log is None else log
+        self.deadlines = deadlines
+        self.finish: Finish | None = None
+        self.finished = trio.Event()
+        self.server_text: str | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self.waits_for_old_answer = False
+        self._text: list[Token] = []
+        self._size = 0
+        self._max_bytes = max_bytes
+        self._position = math.inf
+        self._held_since: float | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock; again, if the question had to wait for its turn."""
+        self.asked_at = self._restarted_at = trio.current_time()
+        self.first_token_at: float | None = None
+        self.ended_at: float | None = None
+
+    @property
+    def text(self) -> str:
+        """All tokens, joined."""
+        if len(self._text) > 1:
+            self._text = ["".join(self._text)]
+        return self._text[0] if self._text else ""
+
+    # -- Writing -----------------------------------------------------------------------------------------------------
+
+    async def write(self, events: Sequence[Event], server_text: str | None = None) -> None:
+        """Publish what a decoder returned, as fast as the readers who may hold the stream back allow.
+
+        A checkpoint only when it waits for a reader.
+        """
+        if not events or self.finish is not None:
+            return
+        last = events[-1]
+        finish = last if isinstance(last, Finish) else None
+        content = events[:-1] if finish else events
+        self._mark(content)
+        start = 0
+        while start < len(content) and self.finish is None:
+            room = self.log.room()
+            if room > 0:
+                piece = content[start:] if room >= len(content) - start else content[start : start + int(room)]
+                self._publish(piece)
+                start += len(piece)
+                continue
+            self._held_since = trio.current_time()
+            self.changed()
+            try:
+                await self.log.wait_room()
+            finally:
+                self._restarted_at += trio.current_time() - self._held_since
+                self._held_since = None
+                self.changed()
+        if finish is not None and self.finish is None:
+            self.server_text = server_text
+            text = self.text
+            if server_text is not None and len(server_text) > len(text) and server_text.startswith(text):
+                self._publish([server_text[len(text) :]])
+            self.end(finish)
+
+    def _mark(self, events: Sequence[Event]) -> None:
+        """Let the clock see what arrived."""
+        for event in reversed(events):
+            if isinstance(event, str):
+                self._restarted_at = trio.current_time()
+                if self.first_token_at is None:
+                    self.first_token_at = self._restarted_at
+                    self.changed()
+                return
+            if isinstance(event, Queued) and self.first_token_at is None:
+                # Somebody who moves forward in a queue is being served, only not yet.
+                if event.position < self._position < math.inf:
+                    self._restarted_at = trio.current_time()
+                self._position = min(self._position, event.position)
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        tokens = [event for event in events if isinstance(event, str)]
+        size = len("".join(tokens).encode("utf-8", "replace")) + _EVENT_BYTES * (len(events) - len(tokens))
+        if self._size + size > self._max_bytes:
+            self._publish_what_fits(events)
+            return
+        self._size += size
+        self._text += tokens
+        self.log.publish(events)
+
+    def _publish_what_fits(self, events: Sequence[Event]) -> None:
+        for count, event in enumerate(events):
+            self._size += len(event.encode("utf-8", "replace")) if isinstance(event, str) else _EVENT_BYTES
+            if self._size > self._max_bytes:
+                fitting = events[:count]
+                self._text += [event for event in fitting if isinstance(event, str)]
+                self.log.publish(fitting)
+                self.fail(RemoteProtocolError(f"the reply is longer than max_reply_bytes ({self._max_bytes} bytes)"))
+                return
+
+    def end(self, finish: Finish) -> None:
+        """The reply is over; idempotent, the first end counts."""
+        if self.finish is None:
+            if isinstance(finish.error, TrioprovError):
+                finish.error.partial = self.text
+            self.finish = finish
+            self.ended_at = trio.current_time()
+            self.log.close(finish)
+            self.finished.set()
+            self.changed()
+
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
+        self.end(Finish("error", error))
+
+    def stop(self) -> None:
+        """End because nobody wants more."""
+        self.end(Finish("interrupted"))
+
+    # -- The clock ---------------------------------------------------------------------------------------------------
+
+    def due(self) -> tuple[float, type[DeadlineExceeded]]:
+        """When, on trio's clock, it is late if nothing more happens, and what that is called."""
+        limits = self.deadlines
+        due: float = math.inf
+        kind: type[DeadlineExceeded] = TotalTimeout
+        if limits.total is not None:
+            due = self.asked_at + limits.total
+        if self._held_since is None:
+            waiting = self.first_token_at is None
+            limit = limits.first_token if waiting else limits.idle
+            if limit is not None and self._restarted_at + limit < due:
+                due, kind = self._restarted_at + limit, FirstTokenTimeout if waiting else IdleTimeout
+        return due, kind
+
+    def answer(
+        self, provider: Provider, conversation: Conversation | None = None, cleanup: CleanupReport | None = None
+    ) -> Answer:
+        """The reply as a value; call it at the end."""
+        finish = self.finish or Finish("interrupted")
+        first, ended = self.first_token_at, self.ended_at or trio.current_time()
+        return Answer(
+            provider=provider,
+            text=self.text,
+            server_text=self.server_text,
+            finish_reason=finish.reason,
+            usage=finish.usage,
+            error=finish.error,
+            time_to_first_token=None if first is None else first - self.asked_at,
+            duration=ended - self.asked_at,
+            conversation=conversation,
+            cleanup=cleanup,
+        )
+
+
+class Reply:
+    """One answer as it arrives: an async iterable of tokens, with as many readers as you like.
+
+    Each ``async for`` starts at the first token, skips what is not a token, raises the reply's failure at its end, and
+    ends normally after `stop`. It never holds the stream back.
+
+    Attributes:
+        provider: who answers.
+        session: the session it belongs to.
+        lanes: in a race, what each lane did; else empty.
+    """
+
+    def __init__(self, provider: Provider, session: Session, transcript: Transcript) -> None:
+        self.provider = provider
+        self.session = session
+        self._transcript = transcript
+
+    def subscribe(
+        self,
+        *,
+        buffer: float = 256,
+        when_full: Literal["wait", "drop_oldest", "detach"] = "wait",
+        replay: bool = True,
+    ) -> Subscription[Event]:
+        """A channel of its own for one more consumer, which gets every event in order; not a checkpoint.
+
+        Args:
+            buffer: how many events that arrived after this call may be unread; replayed ones never count.
+            when_full: ``wait``: this consumer holds the stream back, down to the socket. ``drop_oldest``: it gets
+                `Lagged` where events are missing. ``detach``: it is closed, with `Lagged` as its last event.
+            replay: begin with the first event; else with the next one (after the end: with the `Finish`).
+
+        Raises:
+            ValueError: a buffer below 0 or an unknown policy.
+        """
+        if isinstance(buffer, bool) or not (isinstance(buffer, int) or buffer == math.inf):
+            raise TypeError("buffer must be a whole number or math.inf")
+        if buffer < 0:
+            raise ValueError(f"buffer must be at least 0, not {buffer}")
+        if when_full not in ("wait", "drop_oldest", "detach"):
+            raise ValueError(f"when_full must be 'wait', 'drop_oldest' or 'detach', not {when_full!r}")
+        log = self._transcript.log
+        return Subscription(log, log.subscribe(buffer=buffer, when_full=when_full, replay=replay), self)
+
+    async def forward(self, send_channel: trio.abc.SendChannel[Event]) -> None:
+        """Feed every event from the first into an ordinary channel, then close it.
+
+        Clone the channel's receiving end to share the tokens among workers. It holds the stream back as a subscriber
+        with a buffer of 256 does. Ends quietly when nobody receives any more. When cancelled, the channel is closed.
+        """
+        async with send_channel:
+            with self.subscribe() as events:
+                async for event in events:
+                    try:
+                        await send_channel.send(event)
+                    except trio.BrokenResourceError:
+                        break
+
+    @property
+    def text(self) -> str:
+        """The text so far, also after a failure or a stop."""
+        return self._transcript.text
+
+    @property
+    def finish(self) -> Finish | None:
+        """How it ended; `None` while it has not."""
+        return self._transcript.finish
+
+    async def wait(self) -> Answer:
+        """The whole answer; after `stop` the answer so far, with the reason ``interrupted``. A checkpoint.
+
+        It reads nothing, so it holds nothing back. Cancelling it leaves the reply as it is.
+
+        Raises:
+            TrioprovError: the reply's failure, with the text so far in ``partial``; a copy for each that waits.
+        """
+        await self._transcript.finished.wait()
+        if self.finish is not None and self.finish.error is not None:
+            raise another(self.finish.error)
+        return self._transcript.answer(self.provider, self.session.conversation, self.session.cleanup)
+
+    def stop(self) -> None:
+        """Stop generating and keep the conversation; sync, idempotent, from any task.
+
+        The reply ends at once, with the reason ``interrupted``; what the server must be told follows in the background.
+        """
+        self._transcript.stop()
+
+    def __aiter__(self) -> _Tokens:
+        return _Tokens(self)
+
+    def __repr__(self) -> str:
+        state = self.finish.reason if self.finish else "running"
+        return f"<Reply of {self.provider.name}: {state}, {len(self.text)} characters>"
+
+
+class _Tokens:
+    """One ``async for`` over a reply."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply  # keeps the session alive
+        self._log = reply._transcript.log  # pyright: ignore[reportPrivateUsage] - the same room
+        self._cursor = self._log.subscribe(buffer=math.inf, when_full=None, replay=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        while True:
+            try:
+                event = await self._log.next(self._cursor)
+            except trio.EndOfChannel:
+                raise StopAsyncIteration from None
+            if isinstance(event, str):
+                return event
+            if isinstance(event, Finish) and event.error is not None:
+                raise another(event.error)

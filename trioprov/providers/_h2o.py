@@ -1,0 +1,352 @@
+"""H2o: Hugging Face chat-ui (v0.3 to v0.6) in front of text-generation-inference.
+
+What the server does is read from huggingface/chat-ui at v0.4 (``src/hooks.server.ts``, ``src/routes/``),
+huggingface/text-generation-inference at v0.9.4 (``router/src/server.rs``, ``validation.rs``) and SvelteKit 1.20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from .._conversation import Conversation
+from .._errors import (
+    ConversationLost,
+    InvalidRequest,
+    Overloaded,
+    ProviderError,
+    RemoteProtocolError,
+    TrioprovError,
+)
+from .._events import Event, Finish, FinishReason, Usage
+from .._outcomes import Outcome
+from ..wire import SSEDecoder, reader
+from . import _cookies, _messages
+from ._base import Decoder, NewId, Provider, Request, Response, Steps, Stream, parsed, plain_text, refusal, shortened
+from ._parameters import flag, integer, number, strings, text
+
+_FALCON_40B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
+_FALCON_7B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-7b-v3"
+_LLAMA_13B = "h2oai/h2ogpt-gm-oasst1-en-2048-open-llama-13b"
+
+# A token some models send as text at their end; the earlier clients stopped at it. It is dropped, and ends nothing.
+_END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class H2o(Provider):
+    """A chat-ui server: gpt-gm.h2o.ai as it was, or one of your own.
+
+    A session accepts the server's terms (``POST /settings``), creates a conversation, generates, and deletes it. The
+    session cookie is chosen by this client and sent explicitly, so it also works over plain http, where a ``Secure``
+    cookie of the server would be lost and with it the conversation; a server that uses another cookie name is followed.
+
+    Declined from earlier clients of this service:
+
+    - ``GET /`` for cookies: the server accepts any session id that the client brings.
+    - the settings fields ``ethicsModalAcceptedAt`` and ``searchEnabled``: the server reads neither.
+    - consent to give the user's prompts to model authors: only with ``share_with_model_authors=True``. (The server
+      takes any non-empty text as yes, "false" too, so the field is left out otherwise.)
+    - a browser's headers (``authority``, ``sec-*``, its ``User-Agent``): this is not a browser.
+    - keyword arguments that slipped into the generation parameters (``stream``, ``proxy``, …): a `TypeError`.
+
+    Args:
+        prompt_style: how the first ask writes several messages: ``"roles"`` (``User: …`` lines) or ``"instruction"``
+            (an English instruction, then ``user: …`` lines, also for a single message).
+        share_with_model_authors: tell the server that it may pass the conversation on.
+        cookie_name: the server's ``COOKIE_NAME``.
+    """
+
+    base_url: str = "https://gpt-gm.h2o.ai"
+    prompt_style: Literal["roles", "instruction"] = "roles"
+    share_with_model_authors: bool = False
+    cookie_name: str = "hf-chat"
+
+    name: ClassVar[str] = "h2o"
+    label: ClassVar[str] = "H2o"
+    url: ClassVar[str] = "https://gpt-gm.h2o.ai"
+    default_base_url: ClassVar[str] = "https://gpt-gm.h2o.ai"
+    default_model: ClassVar[str] = _FALCON_40B
+    models: ClassVar[tuple[str, ...]] = (_FALCON_40B, _FALCON_7B, _LLAMA_13B)
+    model_aliases: ClassVar[Mapping[str, str]] = {
+        "falcon-40b": _FALCON_40B,
+        "falcon-7b": _FALCON_7B,
+        "llama-13b": _LLAMA_13B,
+    }
+    working: ClassVar[bool | None] = False
+    cleanup_documented: ClassVar[bool] = True
+
+    default_parameters: ClassVar[Mapping[str, Any]] = {
+        "temperature": 0.4,
+        "truncate": 2048,
+        "max_new_tokens": 1024,
+        "do_sample": True,
+        "repetition_penalty": 1.2,
+        "return_full_text": False,
+    }
+    # TGI's own limits (router/src/validation.rs). Where it wants "more than 0", 0 is let through: it is sent, and the
+    # server's own answer is clearer than a guess at which versions accept it.
+    parameter_rules: ClassVar[Mapping[str, Any]] = {
+        "temperature": number(0),
+        "truncate": integer(1),
+        "max_new_tokens": integer(0),
+        "do_sample": flag,
+        "repetition_penalty": number(0),
+        "return_full_text": flag,
+        "top_k": integer(0),
+        "top_p": number(0, below=1),
+        "typical_p": number(0, below=1),
+        "stop": strings(most=4),
+        "seed": integer(0),
+        "best_of": integer(1, 1),
+        "watermark": flag,
+        "details": flag,
+        "id": text,
+        "response_id": text,
+    }
+    parameter_aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
+    reserved_parameters: ClassVar[frozenset[str]] = frozenset({"inputs", "options", "web_search_id"})
+    supported_parameters: ClassVar[tuple[str, ...]] = ("max_tokens", *parameter_rules)
+
+    def __post_init__(self) -> None:
+        if self.prompt_style not in ("roles", "instruction"):
+            raise ValueError(f"prompt_style must be 'roles' or 'instruction', not {self.prompt_style!r}")
+        _cookies.checked({self.cookie_name: ""}, "")
+        super().__post_init__()
+
+    def _first_prompt(self, messages: Sequence[_messages.Message]) -> str:
+        write = _messages.instruction if self.prompt_style == "instruction" else _messages.roles
+        return write(messages)
+
+    def mint(self, new_id: NewId) -> Mapping[str, str]:
+        """A session cookie of our own; none if the user brings the cookie of a session."""
+        return {} if self.cookie_name in self.cookies else {self.cookie_name: new_id()}
+
+    def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
+        """Accept the terms (without which every POST is a 405), adopt the server's cookies, create."""
+        settings = {"ethicsModalAccepted": "true", "activeModel": self.model}
+        if self.share_with_model_authors:
+            settings["shareConversationsWithModelAuthors"] = "true"
+        response = yield self._request(conversation, "POST", "/settings", form=settings)
+        assert response is not None
+        # SvelteKit answers a form action with 200 or 303, by its reading of Accept; both mean that it was done.
+        if response.status != 303 and not (response.ok and parsed(response).get("type") not in ("error", "failure")):
+            raise self.refusal(response)
+        conversation = self._adopted(conversation, response)
+        yield conversation
+
+        response = yield self._request(
+            conversation, "POST", "/conversation", json={"model": self.model}, creates=True
+        )
+        assert response is not None
+        if not response.ok:
+            raise self.refusal(response)
+        created = parsed(response).get("conversationId")
+        if not isinstance(created, str) or not 0 < len(created) <= 128:
+            raise RemoteProtocolError("the server created a conversation and did not say its id")
+        return self._adopted(conversation, response).replace(id=created)
+
+    def _adopted(self, conversation: Conversation, response: Response) -> Conversation:
+        """With the cookies the server set, except for names that the client or the user already speaks for."""
+        theirs = _cookies.received(response.all("set-cookie"))
+        new = {name: theirs[name] for name in theirs if name not in self.cookies and name != self.cookie_name}
+        return conversation.replace(identity={**conversation.identity, **new}) if new else conversation
+
+    def ask(
+        self,
+        conversation: Conversation,
+        messages: Sequence[_messages.Message],
+        options: Mapping[str, Any],
+        new_id: NewId,
+    ) -> Steps[Stream]:
+        """One request; ``id`` and ``response_id`` of the options name the two messages it will store."""
+        parameters = dict(options)
+        ids = {name: parameters.pop(name, None) or new_id() for name in ("id", "response_id")}
+        body = {
+            "inputs": self.prompt(conversation, messages),
+            "parameters": parameters,
+            "stream": True,
+            "options": {**ids, "is_retry": False, "use_cache": False, "web_search_id": ""},
+        }
+        # The generation goes on when the client leaves, so from here on it must be stopped if it is not waited for.
+        generating = conversation.replace(generating=True)
+        request = self._request(conversation, "POST", self._path(conversation), json=body)
+        return Stream(request, TGIDecoder(generating, stop=tuple(parameters.get("stop", ()))))
+        yield
+
+    def stop(self, conversation: Conversation) -> Steps[Conversation]:
+        """``POST …/stop-generating``, which the server obeys at the next token."""
+        if not conversation.get("generating"):
+            return conversation
+        response = yield self._stop_request(conversation)
+        assert response is not None
+        if not response.ok:
+            raise self.refusal(response)
+        return conversation.replace(generating=None)
+
+    def close(self, conversation: Conversation) -> Steps[Outcome]:
+        """Stop the generation if it may run, then DELETE.
+
+        The server answers 404 for a conversation that is gone and for one of another session alike, so a 404 is
+        "gone" only if we speak with the cookie that created it.
+        """
+        if conversation.get("generating"):
+            try:
+                yield self._stop_request(conversation)
+            except TrioprovError:
+                pass  # deleting matters more, and the generation ends by itself
+        response = yield self._request(conversation, "DELETE", self._path(conversation))
+        assert response is not None
+        if response.ok:
+            return "deleted"
+        if response.status == 404 and self.owns(conversation):
+            return "already_gone"
+        raise self.refusal(response)
+
+    def recover(self, conversation: Conversation) -> Steps[Outcome]:
+        """Delete everything of this session: only if this client chose the session, for this conversation alone."""
+        if self.cookie_name not in conversation.identity:
+            return "lost"
+        # A named form action of SvelteKit: form-encoded, though it has no fields.
+        response = yield self._request(conversation, "POST", "/conversations?/delete", form={})
+        assert response is not None
+        if response.status == 303 or (response.ok and parsed(response).get("type") not in ("error", "failure")):
+            return "deleted"
+        raise self.refusal(response)
+
+    def _stop_request(self, conversation: Conversation) -> Request:
+        return self._request(
+            conversation, "POST", f"{self._path(conversation)}/stop-generating", best_effort=True
+        )
+
+    @staticmethod
+    def _path(conversation: Conversation) -> str:
+        return f"/conversation/{quote(conversation.id or '', safe='')}"
+
+    def _headers(self, conversation: Conversation) -> Mapping[str, str]:
+        parts = urlsplit(self.base_url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        cookie = _cookies.header(self.cookies, cast("Mapping[str, Any]", conversation.identity))
+        return {"origin": origin, "referer": f"{self.base_url}/", **cookie}
+
+    def refusal(self, response: Response) -> ProviderError:
+        """chat-ui's own refusals, and those of the model's endpoint, which it passes on as they are."""
+        body = parsed(response)
+        code, message = self._reason(response)
+        if response.status == 404 and message == "Conversation not found":
+            return ConversationLost(message, status=404)
+        if response.status == 403 and "refer" in message.lower():
+            return InvalidRequest(
+                f"{message} (the server's ORIGIN or PUBLIC_ORIGIN must be {self.base_url})", status=403
+            )
+        error = refusal(response, code=code, message=message)
+        # The Hugging Face inference API: how many seconds until the model is loaded.
+        estimated = body.get("estimated_time")
+        if error.retry_after is None and isinstance(estimated, (int, float)) and estimated >= 0:
+            error.retry_after = float(estimated)
+        return error
+
+    def _reason(self, response: Response) -> tuple[str | None, str]:
+        """``{"message": …}`` from a route, ``{"error": …}`` from a guard or TGI, or text."""
+        body = parsed(response)
+        message = body.get("message") or body.get("error")
+        code = body.get("error_type")
+        if isinstance(message, dict):
+            message = cast("dict[str, Any]", message).get("message")
+        if not message:
+            return None, "" if body else plain_text(response.body)
+        return (code if isinstance(code, str) else None), _sentence(message)
+
+
+def _sentence(message: object) -> str:
+    """An error text; the Hugging Face inference API sends some as a list."""
+    if isinstance(message, list):
+        return shortened("; ".join(str(item) for item in cast("list[object]", message)))
+    return shortened(str(message))
+
+
+class _Piece(msgspec.Struct):
+    text: str
+    special: bool | None = False
+
+
+class _Details(msgspec.Struct):
+    finish_reason: str | None = None
+    generated_tokens: int | None = None
+    input_length: int | None = None
+
+
+class _Message(msgspec.Struct):
+    token: _Piece | None = None
+    generated_text: str | None = None
+    details: _Details | None = None
+    error: Any = None
+    error_type: Any = None
+
+
+_read = reader(_Message)
+
+_REASONS: dict[str, FinishReason] = {"eos_token": "stop", "length": "length", "stop_sequence": "stop_sequence"}
+
+
+class TGIDecoder(Decoder):
+    """The event stream of text-generation-inference (``generate_stream`` in ``router/src/server.rs``).
+
+    One JSON object per event. The last has a ``generated_text``; or an ``error``, which comes inside a 200, because the
+    handler cannot set a status any more. A stream that ends before either was cut.
+    """
+
+    def __init__(self, conversation: Conversation, stop: Sequence[str] = ()) -> None:
+        super().__init__(conversation)
+        self._sse = SSEDecoder()
+        self._stop = tuple(stop)
+
+    def decode(self, data: bytes, events: list[Event]) -> None:
+        for event in self._sse.receive_data(data):
+            message = _read(event.data)
+            token = message.token
+            if token is not None and not token.special and token.text and token.text != _END_OF_TEXT:
+                events.append(token.text)
+            if message.error is not None:
+                self._ended()
+                events.append(Finish("error", _tgi_error(message)))
+                return
+            if message.generated_text is not None:
+                self._ended()
+                self.server_text = message.generated_text
+                events.append(self._finish(message, message.generated_text))
+                return
+        if events and not self.conversation.started:
+            self.conversation = self.conversation.replace(started=True)
+
+    def _ended(self) -> None:
+        self.conversation = self.conversation.replace(generating=None)
+
+    def _finish(self, message: _Message, whole: str) -> Finish:
+        self.conversation = self.conversation.replace(started=True)
+        details = message.details
+        if details is None:
+            # Only an end-of-sequence token is special; a stop sequence stays at the end of the text.
+            special = message.token is not None and bool(message.token.special)
+            stopped = any(whole.endswith(stop) for stop in self._stop)
+            return Finish("stop" if special else "stop_sequence" if stopped else "length")
+        usage = Usage(input_tokens=details.input_length, output_tokens=details.generated_tokens)
+        reason = _REASONS.get(details.finish_reason or "")
+        if reason is None:
+            said = shortened(str(details.finish_reason), 60)
+            return Finish("error", RemoteProtocolError(f"the model ended for an unknown reason: {said}"), usage)
+        return Finish(reason, usage=usage)
+
+
+def _tgi_error(message: _Message) -> ProviderError:
+    code = message.error_type if isinstance(message.error_type, str) else None
+    kind = ProviderError
+    if code == "overloaded":
+        kind = Overloaded
+    elif code in ("validation", "template_error", "missing_template_variable", "tool_error"):
+        kind = InvalidRequest
+    return kind(_sentence(message.error), code=code)

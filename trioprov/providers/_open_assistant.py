@@ -1,0 +1,371 @@
+"""OpenAssistant: the website's chat API, and through it the inference server.
+
+What the servers do is read from LAION-AI/Open-Assistant (``website/src/pages/api/chat/``, a proxy without error
+handling, and ``inference/server/oasst_inference_server/``); the site itself closed in 2023, and the code is final.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import msgspec
+
+from .._conversation import Conversation
+from .._errors import (
+    AuthenticationError,
+    ConversationLost,
+    IncompleteReply,
+    ModelNotSupported,
+    Overloaded,
+    ProviderError,
+    RateLimited,
+    RemoteProtocolError,
+)
+from .._events import Event, Finish, Notice, Queued
+from .._outcomes import Outcome
+from ..wire import SSEDecoder, reader
+from . import _messages
+from ._base import Decoder, NewId, Pause, Provider, Response, Steps, Stream, parsed, plain_text, refusal, shortened
+from ._parameters import integer, number, refused, text
+
+# How often a message that somebody else reads, or nobody any more, is looked at, in seconds.
+_POLL = 1.0
+
+# Fields of the message itself; everything else goes into ``sampling_parameters``.
+_TOP_LEVEL = ("system_prompt", "user_profile", "user_response_instructions", "plugins")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class OpenAssistant(Provider):
+    """Open Assistant: open-assistant.io as it was, or a website of your own.
+
+    A session needs the cookies of a login. It creates a chat, and for each turn a prompt message, an answer message
+    and a stream of events; it deletes the chat. There is no way to stop an answer, and deleting a chat under a working
+    worker makes the worker drop everybody's answers: so a stream that nobody wants any more is read to its end, for at
+    most half of the cleanup budget, before the chat is deleted.
+
+    Declined from earlier clients of this service:
+
+    - reading the cookies of a browser: the user's credentials are the user's to give.
+    - the Llama-2 wrapper around every prompt, which the models here were not trained on: only with
+      ``prompt_style="inst"``.
+    - keyword arguments that slipped into the sampling parameters (``stream``, ``proxy``, …): a `TypeError`.
+
+    Args:
+        prompt_style: how the first ask writes its messages: ``"roles"`` (``User: …`` lines) or ``"inst"`` (the same
+            inside ``<s>[INST]`` and ``[/INST]``).
+    """
+
+    base_url: str = "https://open-assistant.io"
+    prompt_style: Literal["roles", "inst"] = "roles"
+
+    name: ClassVar[str] = "openassistant"
+    label: ClassVar[str] = "Open Assistant"
+    url: ClassVar[str] = "https://open-assistant.io"
+    default_base_url: ClassVar[str] = "https://open-assistant.io"
+    default_model: ClassVar[str] = "OA_SFT_Llama_30B_6"
+    models: ClassVar[tuple[str, ...]] = (
+        "OA_SFT_Pythia_12B",
+        "OA_SFT_Pythia_12Bq",
+        "OA_SFT_Pythia_12B_4",
+        "OA_SFT_Pythia_12Bq_4",
+        "OA_SFT_Llama_7B",
+        "OA_SFT_Llama_13B",
+        "OA_SFT_Llama_13Bq",
+        "OA_SFT_Llama_30B",
+        "OA_SFT_Llama_30Bq",
+        "OA_SFT_Llama_30B_2",
+        "OA_SFT_Llama_30Bq_2",
+        "OA_SFT_Llama_30B_5",
+        "OA_SFT_Llama_30Bq_5",
+        "OA_SFT_Llama_30B_6",
+        "OA_SFT_Llama_30Bq_6",
+        "OA_SFT_Llama_30B_7",
+        "OA_SFT_Llama_30Bq_7",
+        "OA_SFT_Llama_30B_7e3",
+        "OA_SFT_Llama_30Bq_7e3",
+        "OA_RLHF_Llama_30B_2_7k",
+        "Carper_RLHF_13B_1",
+        "Carper_RLHF_13Bq_1",
+        "OA_SFT_Llama2_70B_10",
+        "OA_SFT_CodeLlama_13B_10",
+    )
+    needs_auth: ClassVar[bool] = True
+    working: ClassVar[bool | None] = False
+    cleanup_documented: ClassVar[bool] = True
+    drains: ClassVar[bool] = True
+
+    default_parameters: ClassVar[Mapping[str, Any]] = {
+        "top_k": 50,
+        "top_p": None,
+        "typical_p": None,
+        "temperature": 0.35,
+        "repetition_penalty": 1.1111111111111112,
+        "max_new_tokens": 1024,
+    }
+    parameter_rules: ClassVar[Mapping[str, Any]] = {
+        "top_k": integer(0),
+        "top_p": number(0, 1),
+        "typical_p": number(0, 1),
+        "temperature": number(0),
+        "repetition_penalty": number(0),
+        "max_new_tokens": integer(0),
+        "system_prompt": text,
+        "user_profile": text,
+        "user_response_instructions": text,
+        "stop": refused("Open Assistant has no stop sequences of the caller's"),
+    }
+    parameter_aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
+    reserved_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"chat_id", "parent_id", "model_config_name", "sampling_parameters", "content", "message_id"}
+    )
+    supported_parameters: ClassVar[tuple[str, ...]] = ("max_tokens", *(name for name in parameter_rules if name != "stop"))
+
+    def __post_init__(self) -> None:
+        if self.prompt_style not in ("roles", "inst"):
+            raise ValueError(f"prompt_style must be 'roles' or 'inst', not {self.prompt_style!r}")
+        super().__post_init__()
+
+    def options(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All parameters; the two that the earlier clients sent as null are, unless they are given or taken out."""
+        given = {**self.parameters, **parameters}
+        options = dict(super().options(parameters))
+        nulls = {name: None for name, value in self.default_parameters.items() if value is None and name not in given}
+        return {**nulls, **options}
+
+    def _first_prompt(self, messages: Sequence[_messages.Message]) -> str:
+        write = _messages.inst if self.prompt_style == "inst" else _messages.roles
+        return write(messages)
+
+    def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
+        """Create a chat, in the name of whoever the cookies say."""
+        if not self.cookies:
+            raise AuthenticationError("Open Assistant needs the cookies of a login: OpenAssistant(cookies={…})")
+        response = yield self._request(conversation, "POST", "/api/chat", creates=True)
+        assert response is not None
+        if not response.ok:
+            raise self.refusal(response)
+        return conversation.replace(id=_id(response))
+
+    def ask(
+        self,
+        conversation: Conversation,
+        messages: Sequence[_messages.Message],
+        options: Mapping[str, Any],
+        new_id: NewId,
+    ) -> Steps[Stream]:
+        """The prompt as one message, the answer as another, and the events of that."""
+        if conversation.get("pending"):
+            conversation = yield from self._previous_answer(conversation)
+            yield conversation
+        prompt = self.prompt(conversation, messages)
+        conversation = yield from self._prompter_message(conversation, prompt)
+        yield conversation
+
+        top = {name: options[name] for name in _TOP_LEVEL if name in options}
+        body = {
+            "chat_id": conversation.id,
+            "parent_id": conversation["unanswered"],
+            "model_config_name": self.model,
+            "sampling_parameters": {name: value for name, value in options.items() if name not in _TOP_LEVEL},
+            "plugins": [],
+            **top,
+        }
+        # From here on a worker may be at it, and only the answer to this says which message to wait for.
+        response = yield self._request(
+            conversation, "POST", "/api/chat/assistant_message", json=body, must_answer=True
+        )
+        assert response is not None
+        if not response.ok:
+            raise self._assistant_refusal(response)
+        pending = conversation.replace(pending=_id(response))
+        query = {"chat_id": conversation.id or "", "message_id": pending["pending"]}
+        return Stream(
+            self._request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending)
+        )
+
+    def _prompter_message(self, conversation: Conversation, prompt: str) -> Steps[Conversation]:
+        """Store the prompt; unless it is there, from an ask that failed after it."""
+        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        if conversation.get("unanswered") and conversation.get("unanswered_prompt") == digest:
+            return conversation
+        if conversation.get("unanswered") and not conversation.get("parent"):
+            # A chat's first message must be its only one without a parent, and any other needs a complete answer.
+            raise ConversationLost(
+                "the chat holds a prompt without an answer, so only the same prompt can be asked again; "
+                "open a new session to ask something else"
+            )
+        body = {"chat_id": conversation.id, "content": prompt, "parent_id": conversation.get("parent")}
+        response = yield self._request(conversation, "POST", "/api/chat/prompter_message", json=body)
+        assert response is not None
+        if response.status == 500 and (yield from self._gone(conversation)):
+            raise ConversationLost("the chat does not exist any more", status=500)
+        if not response.ok:
+            raise self.refusal(response)
+        return conversation.replace(unanswered=_id(response), unanswered_prompt=digest)
+
+    def _previous_answer(self, conversation: Conversation) -> Steps[Conversation]:
+        """Wait for an answer that was left before its end: its message is the parent of whatever comes next."""
+        while True:
+            message = yield from self._message(conversation)
+            if message.get("state") not in ("pending", "in_progress"):
+                return _settled(conversation, message)
+            yield Pause(_POLL)
+
+    def _message(self, conversation: Conversation) -> Steps[dict[str, Any]]:
+        query = {"chat_id": conversation.id or "", "message_id": conversation["pending"]}
+        response = yield self._request(conversation, "GET", "/api/chat/message", query=query)
+        assert response is not None
+        if not response.ok:
+            raise self.refusal(response)
+        return parsed(response)
+
+    def after_stream(self, decoder: Decoder) -> Steps[list[Event]]:
+        """A stream without any event: the message was complete before it was subscribed to, so it is read itself."""
+        if not isinstance(decoder, OpenAssistantDecoder) or decoder.heard:
+            return decoder.receive_eof()
+        message = yield from self._message(decoder.conversation)
+        return decoder.read(message)
+
+    def close(self, conversation: Conversation) -> Steps[Outcome]:
+        """DELETE; the proxy answers 500 when the chat is gone already, so a refusal is checked by asking for the chat."""
+        query = {"chat_id": conversation.id or ""}
+        response = yield self._request(conversation, "DELETE", "/api/chat", query=query)
+        assert response is not None
+        if response.ok:
+            return "deleted"
+        # Another account's chat is "not found" as well, so that proves nothing unless the account is the same.
+        if response.status >= 500 and (yield from self._gone(conversation)) and self.owns(conversation):
+            return "already_gone"
+        raise self.refusal(response)
+
+    def _gone(self, conversation: Conversation) -> Steps[bool]:
+        query = {"chat_id": conversation.id or ""}
+        response = yield self._request(conversation, "GET", "/api/chat", query=query)
+        assert response is not None
+        return response.status == 404
+
+    def refusal(self, response: Response) -> ProviderError:
+        """A 403 has no body here, and means that nobody is logged in, or somebody banned."""
+        code, message = self._reason(response)
+        if response.status == 403 and not message:
+            message = "not logged in: the cookies are missing, expired or another server's"
+        if response.status == 422 and message.startswith("Model "):
+            return ModelNotSupported(message, status=422)
+        return refusal(response, code=code, message=message)
+
+    def _assistant_refusal(self, response: Response) -> ProviderError:
+        """The rate limiter's 429 is lost on its way: upstream raises it wrongly, and 500 "Something went wrong" is left."""
+        error = self.refusal(response)
+        if response.status == 500 and error.message == "Something went wrong":
+            return RateLimited("rate limit or internal error", status=500, retry_after=error.retry_after)
+        return error
+
+    def _reason(self, response: Response) -> tuple[str | None, str]:
+        """``{"message": …}``, where pydantic's complaints come as a list."""
+        message = parsed(response).get("message")
+        if isinstance(message, list):
+            return None, shortened("; ".join(_complaint(item) for item in cast("list[object]", message)))
+        if message:
+            return None, shortened(str(message))
+        return None, plain_text(response.body)
+
+
+def _complaint(item: object) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    fields = cast("dict[str, Any]", item)
+    where = fields.get("loc")
+    place = ".".join(str(step) for step in cast("list[object]", where)) if isinstance(where, list) else ""
+    return f"{place}: {fields.get('msg')}" if place else str(fields.get("msg", fields))
+
+
+def _id(response: Response) -> str:
+    found = parsed(response).get("id")
+    if not isinstance(found, str) or not 0 < len(found) <= 128:
+        raise RemoteProtocolError("the server created something and did not say its id")
+    return found
+
+
+def _settled(conversation: Conversation, message: Mapping[str, Any]) -> Conversation:
+    """The conversation once its pending answer has ended: only a complete answer can be built upon."""
+    if message.get("state") != "complete":
+        return conversation.replace(pending=None)
+    return conversation.replace(
+        pending=None, parent=conversation["pending"], unanswered=None, unanswered_prompt=None, started=True
+    )
+
+
+class _Body(msgspec.Struct):
+    content: str | None = None
+    state: str | None = None
+
+
+class _Event(msgspec.Struct):
+    event_type: str
+    text: str | None = None
+    queue_position: int | None = None
+    queue_size: int | None = None
+    error: Any = None
+    message: _Body | None = None
+    current_plugin_thought: Any = None
+
+
+_read = reader(_Event)
+
+
+class OpenAssistantDecoder(Decoder):
+    """The events of one answer (``oasst_inference_server/schemas/chat.py``).
+
+    ``message`` and ``error`` end it. Texts of tokens are held back on the worker by the length of the longest stop
+    sequence, so that joined they may differ from the final message in white space.
+    """
+
+    def __init__(self, conversation: Conversation) -> None:
+        super().__init__(conversation)
+        self._sse = SSEDecoder()
+        self.heard = False
+
+    def decode(self, data: bytes, events: list[Event]) -> None:
+        for event in self._sse.receive_data(data):
+            self.heard = True
+            said = _read(event.data)
+            kind = said.event_type
+            if kind == "token":
+                if said.text:
+                    events.append(said.text)
+            elif kind == "pending":
+                events.append(Queued(said.queue_position or 0, said.queue_size))
+            elif kind == "plugin_intermediate":
+                if said.current_plugin_thought:
+                    events.append(Notice("plugin", shortened(str(said.current_plugin_thought), 4000)))
+            elif kind == "message":
+                events += self.read({"state": "complete", "content": said.message and said.message.content})
+                return
+            elif kind == "error":
+                state = said.message.state if said.message else None
+                self.conversation = _settled(self.conversation, {"state": state or "aborted_by_worker"})
+                events.append(Finish("error", _failure(said.error)))
+                return
+
+    def read(self, message: Mapping[str, Any]) -> list[Event]:
+        """The end of the answer, from its message."""
+        state, content = message.get("state"), message.get("content")
+        if state in ("pending", "in_progress"):
+            return [Finish("error", IncompleteReply("the stream ended, and the service still works on the answer"))]
+        self.conversation = _settled(self.conversation, message)
+        if state == "complete" and isinstance(content, str):
+            self.server_text = content
+            return [Finish("stop")]
+        if state == "complete":
+            return [Finish("error", RemoteProtocolError("the service completed an answer without content"))]
+        return [Finish("error", ProviderError(f"the service ended the answer: {shortened(str(state), 60)}"))]
+
+
+def _failure(error: object) -> ProviderError:
+    said = shortened(str(error))
+    kind = Overloaded if said == "Timeout" else ProviderError  # nobody took it from the queue in time
+    return kind(said)

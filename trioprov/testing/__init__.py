@@ -1,0 +1,19 @@
+"""Emulators of the services, written from the servers' sources and not from our providers, and what tests ask them.
+
+A room has one sentence: `_server` is HTTP on a trio stream; `_request` is one request, kept; `_script` is what an
+emulator is told; `_service` is what the services share; `_h2o` (on `_sveltekit` and `_tgi`), `_open_assistant` (on
+`_oasst_server` and `_oasst_worker`) and `_allenai` (on `_olmo_rules`) are the services; `_emulator` runs them.
+"""
+
+from __future__ import annotations
+
+from ._emulator import Emulator as Emulator
+from ._emulator import assert_no_orphans as assert_no_orphans
+from ._emulator import open_emulator as open_emulator
+from ._emulator import serve_emulator as serve_emulator
+from ._oasst_worker import OpenAssistantScript as OpenAssistantScript
+from ._olmo_rules import AllenAIScript as AllenAIScript
+from ._request import RecordedRequest as RecordedRequest
+from ._script import Fault as Fault
+from ._script import Script as Script
+from ._tgi import H2oScript as H2oScript
