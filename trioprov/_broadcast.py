@@ -11,6 +11,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Generic, Literal, Self, TypeVar
 
 import trio
@@ -244,7 +245,5 @@ class Subscription(trio.abc.ReceiveChannel[T]):
 def _leave(token: trio.lowlevel.TrioToken, pid: int, broadcast: Broadcast[T], cursor: Cursor[T]) -> None:
     # A collection may run in any thread, and in a forked child, where the loop is not ours.
     if os.getpid() == pid and not cursor.closed:
-        try:
+        with suppress(trio.RunFinishedError):
             token.run_sync_soon(broadcast.leave, cursor)
-        except trio.RunFinishedError:
-            pass

@@ -192,7 +192,7 @@ class Owner(Tenant):
         if self._exchange.sent and self._creating:
             # Its answer is the only way to learn what to delete.
             self._limit_io(trio.current_time() + self.client.create_timeout)
-        elif self._exchange.sent and (self._draining or self._must_answer):
+        elif self._draining or (self._must_answer and self._exchange.sent):
             # The service works on it and cannot stop, nor be deleted from under its worker: go on, for a while.
             if self.closing:
                 self._limit_io(self._closed_at + self.client.cleanup_timeout / 2)
@@ -426,11 +426,12 @@ class Owner(Tenant):
     async def _send(self, request: Request) -> Response:
         self._check_wanted()
         self._creating, self._must_answer, self._exchange = request.creates, request.must_answer, Exchange()
-        response: Response | None = None
         try:
             response = await self.client.transport.send(self.provider, request, self._exchange)
-        finally:
-            self._created(request, response)
+        except BaseException:
+            self._created(request, None)
+            raise
+        self._created(request, response)
         return response
 
     async def _send_cleanup(self, request: Request) -> Response:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._session import Session
     from .providers import Provider
 
-# What an event that is not text counts for in `max_reply_bytes`, so that a server cannot fill memory with queue notices.
+# What an event that is not text counts for in `max_reply_bytes`, so that queue notices cannot fill the memory.
 _EVENT_BYTES = 64
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -15,7 +16,7 @@ from ._errors import CleanupFailed, another
 from ._outcomes import FAILED, CleanupReport
 from ._owner import Owner, Turn
 from ._reply import Deadlines, Reply, Transcript
-from .providers import Messages, Provider, checked_messages
+from .providers import Message, Messages, Provider, checked_messages
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -143,16 +144,16 @@ async def wait_settled(owner: Owner) -> None:
 def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> None:
     # A collection may run in any thread, and in a forked child, where neither the loop nor the debt is ours.
     if os.getpid() == pid and not owner.closing:
-        try:
+        with suppress(trio.RunFinishedError):
             token.run_sync_soon(owner.close)
-        except trio.RunFinishedError:
-            pass
 
 
 class _Asking:
     """``async with session.ask(…)``."""
 
-    def __init__(self, session: Session, messages: Any, options: Mapping[str, Any], deadlines: Deadlines | None) -> None:
+    def __init__(
+        self, session: Session, messages: Any, options: Mapping[str, Any], deadlines: Deadlines | None
+    ) -> None:
         self._session = session
         self._messages = messages
         self._options = options
@@ -184,7 +185,11 @@ class _Asking:
 
 
 def asked(
-    session: Session, owner: Owner, messages: Any, options: Mapping[str, Any], deadlines: Deadlines | None
+    session: Session,
+    owner: Owner,
+    messages: Sequence[Message],
+    options: Mapping[str, Any],
+    deadlines: Deadlines | None,
 ) -> tuple[Reply, Turn]:
     """Hand a checked question to the owner; not a checkpoint."""
     transcript = Transcript(deadlines or Deadlines(), owner.client.max_reply_bytes)
@@ -196,7 +201,7 @@ def asked(
 def is_cancellation(exc: BaseException | None) -> bool:
     """Whether a block is being left because of a cancellation and nothing else."""
     if isinstance(exc, BaseExceptionGroup):
-        return exc.split(trio.Cancelled)[1] is None
+        return all(is_cancellation(one) for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions)
     return isinstance(exc, trio.Cancelled)
 
 
@@ -337,4 +342,4 @@ async def delete_conversation(
     owner.close()
     owner.client.host(owner)
     await wait_settled(owner)
-    return cast("CleanupReport", owner.report or owner.forecast())
+    return owner.report or owner.forecast()

@@ -17,14 +17,13 @@ import email.utils
 import functools
 import http.cookiejar
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import trio
-
 from httpx import AsyncBaseTransport as AsyncBaseTransport
 
 from ._errors import ConnectionFailed, IncompleteReply, RemoteProtocolError
@@ -209,7 +208,7 @@ def _built(client: httpx.AsyncClient, provider: Provider, request: Request) -> h
         # By hand, since httpx sends no content type for a form without fields.
         content = urlencode(request.form).encode("ascii")
         headers["content-type"] = "application/x-www-form-urlencoded"
-    return client.build_request(
+    message = client.build_request(
         request.method,
         f"{provider.base_url}{request.path}",
         headers=headers,
@@ -218,6 +217,28 @@ def _built(client: httpx.AsyncClient, provider: Provider, request: Request) -> h
         content=content,
         files=None if request.multipart is None else [(name, (None, value)) for name, value in request.multipart],
     )
+    message.stream = _Body(message.read())
+    return message
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body, in one piece. httpx's own is an async generator, which a cancelled request leaves behind."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+class _Once(AsyncIterator[bytes]):
+    def __init__(self, content: bytes) -> None:
+        self._rest = [content] if content else []
+
+    async def __anext__(self) -> bytes:
+        if self._rest:
+            return self._rest.pop()
+        raise StopAsyncIteration
 
 
 async def _whole(response: httpx.Response) -> Response:
@@ -260,7 +281,7 @@ async def _read(response: httpx.Response, receive: Callable[[bytes], Awaitable[b
 
 
 @contextmanager
-def _translated(*, in_body: bool = False) -> Iterator[None]:
+def _translated(*, in_body: bool = False) -> Generator[None]:
     """The HTTP library's errors in our words, each kept as the cause."""
     try:
         yield

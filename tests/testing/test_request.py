@@ -1,6 +1,7 @@
 """`RecordedRequest`: what a test and a handler read out of a request."""
 
 import pytest
+
 from trioprov.testing import RecordedRequest
 from trioprov.testing._request import negotiate, parse_query
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+
 from trioprov.testing import Fault, H2oScript, Script
 from trioprov.testing._script import FaultBox, cut
 

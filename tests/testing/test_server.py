@@ -1,15 +1,17 @@
 """The small HTTP server: any trio stream, keep-alive, limits, and noticing that a client has left."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+
 from trioprov.testing import RecordedRequest
-from trioprov.testing._server import ClientGone, Responder, serve_stream
+from trioprov.testing._server import ClientGone, Responder, compact_json, serve_stream
 
 GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -46,14 +48,11 @@ class Echo:
 
 
 @asynccontextmanager
-async def connection(handler: Echo, **options: Any) -> AsyncIterator[trio.StapledStream[Any, Any]]:
+async def connection(handler: Echo, **options: Any) -> AsyncGenerator[trio.StapledStream[Any, Any]]:
     async with trio.open_nursery() as nursery:
         ours, theirs = trio.testing.memory_stream_pair()
 
-        async def serve() -> None:
-            await serve_stream(theirs, handler, **options)
-
-        nursery.start_soon(serve)
+        nursery.start_soon(partial(serve_stream, theirs, handler, **options))
         yield ours
         await ours.aclose()
 
@@ -176,3 +175,7 @@ async def test_a_slow_request_is_not_idle(autojump_clock: trio.testing.MockClock
         await trio.sleep(math.pi * 10)
         await stream.send_all((GET % b"")[10:])
         assert b"200" in await read(stream)
+
+
+def test_json_is_written_as_javascript_does() -> None:
+    assert compact_json({"a": ["ж\u2028", "\ud83d", "\n"]}).encode() == '{"a":["ж\u2028","\\ud83d","\\n"]}'.encode()

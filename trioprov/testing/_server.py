@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from ._request import RecordedRequest, parse_query
 
 _READ_SIZE = 65536
 _KEEP_READING = 1 << 20  # h11's bound on an unfinished head: chat prompts do not travel in headers
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Headers = Iterable[tuple[str, str]]
 
@@ -78,10 +81,8 @@ class Responder:
     async def send(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
         """A whole answer with its length. It goes nowhere, silently, if the client has left."""
         with suppress(ClientGone):
-            await self._head(status, [*headers, ("Content-Length", str(len(body)))])
-            if body and not self.head_only:
-                await self._push(h11.Data(body))
-            await self._push(h11.EndOfMessage())
+            rest = [h11.Data(body)] if body and not self.head_only else []
+            await self._head(status, [*headers, ("Content-Length", str(len(body)))], *rest, h11.EndOfMessage())
 
     async def start(self, status: int, headers: Headers = ()) -> None:
         """The head of a chunked answer.
@@ -116,17 +117,17 @@ class Responder:
         self.client_left()
         await trio.aclose_forcefully(self._stream)
 
-    async def _head(self, status: int, headers: Headers) -> None:
+    async def _head(self, status: int, headers: Headers, *rest: h11.Data | h11.EndOfMessage) -> None:
         if self.delay:
             await trio.sleep(self.delay)
         if self.lose:
             await self.abort()
-        await self._push(h11.Response(status_code=status, headers=[(name, value) for name, value in headers]))
+        await self._push(h11.Response(status_code=status, headers=list(headers)), *rest)
 
-    async def _push(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    async def _push(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
         if self.gone.is_set():
             raise ClientGone
-        data = self._connection.send(event)
+        data = b"".join(self._connection.send(event) or b"" for event in events)
         if data:
             try:
                 await self._stream.send_all(data)
@@ -136,8 +137,12 @@ class Responder:
 
 
 def compact_json(value: object) -> str:
-    """JSON as ``JSON.stringify`` and serde_json write it: no blanks, and every character above ASCII as itself."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON as ``JSON.stringify`` and serde_json write it: no blanks, and every character above ASCII as itself.
+
+    Half a surrogate pair is no character; ``JSON.stringify`` escapes it.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 async def serve_stream(

@@ -1,0 +1,124 @@
+"""A cancellation, an exception, a crash of a sibling, at many instants of a session's life: nothing stays behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+
+import trioprov
+from trioprov import OpenAssistant
+from trioprov.providers import Provider
+from trioprov.testing import Fault, assert_no_orphans, open_emulator
+
+INSTANTS = 60
+
+
+async def converse(provider: Provider, client: trioprov.Client | None) -> None:
+    async with trioprov.open_session(provider, client=client) as session:
+        async with session.ask("Why is the sky blue?") as reply:
+            async for _ in reply:
+                pass
+
+
+async def life_of_a_session(provider: Provider) -> float:
+    begun = trio.current_time()
+    await converse(provider, None)
+    return trio.current_time() - begun
+
+
+async def cancelled(provider: Provider, client: trioprov.Client | None, after: float) -> None:
+    with trio.move_on_after(after):
+        await converse(provider, client)
+
+
+class Crash(Exception):
+    pass
+
+
+async def crashed_beside(provider: Provider, client: trioprov.Client | None, after: float) -> None:
+    async def crash() -> None:
+        await trio.sleep(after)
+        raise Crash
+
+    with pytest.RaisesGroup(Crash):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash)
+            nursery.start_soon(converse, provider, client)
+
+
+async def session_in_nursery(
+    provider: Provider,
+    client: trioprov.Client | None,
+    *,
+    task_status: trio.TaskStatus[trioprov.Session] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await trioprov.run_session(provider, client=client, task_status=task_status)
+
+
+async def nursery_cancelled(provider: Provider, client: trioprov.Client | None, after: float) -> None:
+    async def ask(session: trioprov.Session) -> None:
+        async with session.ask("Why is the sky blue?") as reply:
+            await reply.wait()
+
+    with trio.move_on_after(after):
+        async with trio.open_nursery() as nursery:
+            session = await nursery.start(session_in_nursery, provider, client)
+            nursery.start_soon(ask, session)
+
+
+WAYS = [cancelled, crashed_beside, nursery_cancelled]
+
+
+@pytest.mark.parametrize("with_client", [False, True], ids=["alone", "client"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_whatever_the_instant_nothing_stays_on_the_server(
+    service: type[Provider],
+    slow: dict[str, Any],
+    way: Callable[[Provider, trioprov.Client | None, float], Awaitable[None]],
+    with_client: bool,
+) -> None:
+    accounts = {"accounts": [str(number) for number in range(INSTANTS)]} if service is OpenAssistant else {}
+    async with open_emulator(service, **slow, **accounts) as emulator:
+        life = await life_of_a_session(emulator.provider) * 1.1
+        limit = trio.CapacityLimiter(10)
+
+        async def one(client: trioprov.Client | None, instant: int) -> None:
+            provider = emulator.provider
+            if accounts:  # a second question of an account cancels the first
+                provider = dataclasses.replace(provider, cookies={"next-auth.session-token": str(instant)})
+            async with limit:
+                await way(provider, client, life * instant / INSTANTS)
+
+        async with trioprov.open_client() as client:
+            async with trio.open_nursery() as nursery:
+                for instant in range(INSTANTS):
+                    nursery.start_soon(one, client if with_client else None, instant)
+        assert_no_orphans(emulator)
+        assert len([request for request in emulator.requests if request.step in ("create", "stream")]) > INSTANTS / 2
+        assert emulator.worker_crashes == 0
+
+
+async def test_a_create_that_is_cancelled_after_it_was_sent_is_finished_and_deleted(service: type[Provider]) -> None:
+    creates = "stream" if service.name == "allenai" else "create"
+    async with open_emulator(service, faults=[Fault(on=creates, delay_response=0.2)]) as emulator:
+        with trio.move_on_after(0.1) as scope:
+            await converse(emulator.provider, None)
+        assert scope.cancelled_caught
+        assert_no_orphans(emulator)
+        assert [request.step for request in emulator.requests][-1] == "delete"
+
+
+async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: type[Provider]) -> None:
+    faults = [Fault(on="delete", delay_response=0.5, times=math.inf)]
+    async with open_emulator(service, token_delay=0.01, faults=faults) as emulator:
+        async with trioprov.open_client() as client:
+            begun = trio.current_time()
+            with trio.move_on_after(0.1):
+                await converse(emulator.provider, client)
+            assert trio.current_time() - begun < 0.3
+        assert_no_orphans(emulator)
