@@ -20,6 +20,7 @@ FLOORS = [
     {"_transport", "_broadcast", "_flow"},
     {"_cleanup"},
     {"_client", "_reply"},
+    {"_line"},
     {"_owner"},
     {"_session"},
     {"_fanout"},

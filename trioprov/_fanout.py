@@ -128,7 +128,7 @@ class Lane:
     @property
     def cleanup(self) -> CleanupReport | None:
         """What became of its conversation, once that is known."""
-        return self._owner.report
+        return self._owner.debt.report
 
     def close(self) -> None:
         """Leave this lane alone: its reply ends ``interrupted``, its conversation is deleted. Sync, idempotent."""
@@ -151,7 +151,7 @@ class Lane:
     async def wait(self) -> Answer:
         """The lane's answer, with its error as a value."""
         await self._transcript.finished.wait()
-        return self._transcript.answer(self.provider, self._owner.conversation, self.cleanup)
+        return self._transcript.answer(self.provider, self._owner.debt.conversation, self.cleanup)
 
     def stop(self) -> None:
         """End its reply as ``interrupted``, if it has not ended."""

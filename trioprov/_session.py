@@ -46,12 +46,12 @@ class Session:
     @property
     def conversation(self) -> Conversation:
         """The ids on the server and the identity minted for them, as far as they are known; its JSON is a secret."""
-        return self._owner.conversation
+        return self._owner.debt.conversation
 
     @property
     def cleanup(self) -> CleanupReport | None:
         """After the end: what became of the conversation."""
-        return self._owner.report
+        return self._owner.debt.report
 
     def ask(self, messages: Messages, *, deadlines: Deadlines | None = None, **parameters: Any) -> _Asking:
         """Ask, and enter without waiting for the service: ``async with session.ask("…") as reply``.
@@ -89,7 +89,7 @@ class Session:
         """
         if self._owner.closing:
             raise trio.ClosedResourceError("this session is closed")
-        self._owner.kept = True
+        self._owner.debt.kept = True
         return self.conversation
 
     def close(self) -> None:
@@ -342,4 +342,4 @@ async def delete_conversation(
     owner.close()
     owner.client.host(owner)
     await wait_settled(owner)
-    return owner.report or owner.forecast()
+    return owner.forecast()

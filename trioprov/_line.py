@@ -1,0 +1,131 @@
+"""The line to one server: what is being said right now, and when it may be broken off without losing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+
+import trio
+
+from ._cleanup import Debt
+from ._client import Client
+from ._transport import Exchange
+from .providers import Request, Response, Stream
+
+
+class Unwanted(Exception):
+    """Nobody wants any more what was about to be said."""
+
+
+class Line:
+    """Says one thing at a time, for one owner.
+
+    Args:
+        client: connections and budgets.
+        debt: what a create on this line brings about.
+        unwanted: tells whether what is being said has lost its purpose.
+    """
+
+    def __init__(self, client: Client, debt: Debt, unwanted: Callable[[], bool]) -> None:
+        self._client = client
+        self._debt = debt
+        self._unwanted = unwanted
+        self._scope: trio.CancelScope | None = None
+        self._request: Request | None = None
+        self._exchange = Exchange()
+        self._status: int | None = None
+        self.draining = False
+        """Whether an answer is being read that the service cannot stop giving."""
+        self.ended_at: float | None = None
+        """When, on trio's clock, the session ended; set before `break_off`."""
+
+    @contextmanager
+    def busy(self) -> Generator[trio.CancelScope]:
+        """What is done inside may be broken off: by leaving the block, with the scope's ``cancelled_caught``."""
+        with trio.CancelScope() as self._scope:
+            try:
+                self.break_off()
+                yield self._scope
+            finally:
+                self._scope = None
+
+    def break_off(self) -> None:
+        """Break off what nobody wants any more, as soon as nothing is lost by it; not a checkpoint."""
+        if self._scope is None or not self._unwanted():
+            return
+        half = self._client.cleanup_timeout / 2
+        if self._creating:
+            # Its answer is the only way to learn what to delete.
+            self.limit(trio.current_time() + self._client.create_timeout)
+        elif self.draining or (self._exchange.sent and self._request is not None and self._request.must_answer):
+            # The service works on it and cannot stop, nor be deleted from under its worker: go on, for a while.
+            if self.ended_at is not None:
+                self.limit(self.ended_at + half)
+        else:
+            self._scope.cancel()
+
+    def limit(self, deadline: float) -> None:
+        """Let what is being said take no longer than until ``deadline``."""
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, deadline)
+
+    @property
+    def _creating(self) -> bool:
+        """Whether the server may be creating something whose id is not known yet."""
+        request = self._request
+        return request is not None and request.creates and self._exchange.sent and self._debt.conversation.id is None
+
+    def doubt(self) -> None:
+        """Whatever is being created right now may never be heard of: note it."""
+        if self._creating:
+            self._debt.uncertain = True
+
+    async def send(self, request: Request) -> Response:
+        """One request and its answer.
+
+        Raises:
+            Unwanted: it was not sent, because nobody wants it.
+            ConnectionFailed, RemoteProtocolError: as the transport does.
+        """
+        if self._unwanted():
+            raise Unwanted
+        with self._saying(request):
+            response = await self._client.transport.send(self._debt.provider, request, self._exchange)
+            self._status = response.status
+        return response
+
+    async def stream(self, stream: Stream, receive: Callable[[bytes], Awaitable[bool]]) -> Response | None:
+        """The stream's body, to ``receive``; or the answer that refused it.
+
+        Until the request may have left, what its decoder knows of the conversation is not true.
+        """
+        before = self._debt.conversation
+        response: Response | None = None
+        with self._saying(stream.request):
+            self._debt.remember(stream.decoder.conversation)
+            try:
+                response = await self._client.transport.stream(
+                    self._debt.provider, stream.request, self._exchange, receive
+                )
+            finally:
+                if response is not None or not self._exchange.sent:
+                    self._debt.remember(before)
+            if response is not None:
+                self._status = response.status
+        return response
+
+    @contextmanager
+    def _saying(self, request: Request) -> Generator[None]:
+        self._request, self._exchange, self._status = request, Exchange(), None
+        try:
+            yield
+        finally:
+            if request.creates:
+                self._debt.create_ended(sent=self._exchange.sent, status=self._status)
+            self._request = None
+
+    async def send_cleanup(self, request: Request) -> Response:
+        """One request on the connections for cleaning up."""
+        transport, provider = self._client.transport, self._debt.provider
+        async with transport.cleanup_slot(provider):
+            return await transport.send_cleanup(provider, request)
