@@ -21,12 +21,15 @@ FLOORS = [
     {"_cleanup"},
     {"_client", "_reply"},
     {"_line"},
+    {"_turn"},
     {"_owner"},
     {"_session"},
+    {"_lane"},
     {"_fanout"},
     {"__init__"},
     {"testing"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 
 KEYS = {
@@ -37,10 +40,10 @@ KEYS = {
     "sqlite3": set[str](),
     "rich": {"cli"},
     "msgspec": {"wire", "providers"},
-    "uuid": {"_owner", "testing"},
+    "uuid": {"_owner", "_turn", "testing"},
     "random": {"_cleanup", "testing"},
     "socket": {"testing"},
-    "threading": {"testing"},
+    "threading": {"cli", "testing"},
 }
 
 # What a pure room has no use for: it is given ids and times, and asks nobody.

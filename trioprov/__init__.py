@@ -6,11 +6,12 @@ The map of the house, from the ground up; imports only go down:
 - ``wire``: framing, pure
 - ``providers``: what each service says, pure
 - ``_transport`` (httpx), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a provider's steps out)
-- ``_cleanup``: a conversation that is owed to the server's memory, settled
+- ``_cleanup``: what a conversation owes its server, and how that is settled
 - ``_client`` (connections, root tasks), ``_reply`` (the log of one answer, and its clock)
+- ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
 - ``_owner``: the task that owns one conversation
 - ``_session``: its handle
-- ``_fanout``: many of them
+- ``_lane``: a session for one question; ``_fanout``: many of those
 - ``testing``: emulators of the services
 - ``cli``: the command line
 """
@@ -46,11 +47,11 @@ from ._events import Queued as Queued
 from ._events import Token as Token
 from ._events import Usage as Usage
 from ._fanout import FanOut as FanOut
-from ._fanout import Lane as Lane
-from ._fanout import ask as ask
 from ._fanout import fan_out as fan_out
 from ._fanout import gather as gather
-from ._fanout import open_reply as open_reply
+from ._lane import Lane as Lane
+from ._lane import ask as ask
+from ._lane import open_reply as open_reply
 from ._outcomes import CleanupReport as CleanupReport
 from ._outcomes import Outcome as Outcome
 from ._reply import Answer as Answer

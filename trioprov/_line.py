@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import trio
 
+from . import _flow
 from ._cleanup import Debt
 from ._client import Client
 from ._transport import Exchange
-from .providers import Request, Response, Stream
+from .providers import Request, Response, Steps, Stream
+
+T = TypeVar("T")
 
 
 class Unwanted(Exception):
@@ -79,6 +83,16 @@ class Line:
         """Whatever is being created right now may never be heard of: note it."""
         if self._creating:
             self._debt.uncertain = True
+
+    async def carry_out(self, steps: Steps[T]) -> T:
+        """A flow of the provider's.
+
+        Raises:
+            Unwanted: nobody wants its result any more.
+        """
+        with self.busy():
+            return await _flow.carry_out(steps, self.send, self._debt.remember)
+        raise Unwanted
 
     async def send(self, request: Request) -> Response:
         """One request and its answer.

@@ -15,9 +15,9 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -25,30 +25,15 @@ from . import _flow
 from ._cleanup import Debt, cleaned
 from ._client import Client, Tenant
 from ._conversation import Conversation
-from ._errors import ConversationLost, IncompleteReply, TrioprovError, another
-from ._events import Event, Finish
+from ._errors import TrioprovError, another
 from ._line import Line, Unwanted
 from ._outcomes import CleanupReport
-from ._reply import Transcript
-from .providers import Provider, Response, Steps, Stream
+from ._turn import Turn, late, new_id
+from .providers import Provider
 
 T = TypeVar("T")
 
 log = logging.getLogger("trioprov")
-
-# How long a finished stream is read on, in the background, for the end of its body: then its connection can be reused.
-_LINGER = 0.25
-
-
-class Turn:
-    """One question and where its answer goes."""
-
-    def __init__(self, transcript: Transcript, messages: Sequence[Any], options: Mapping[str, Any]) -> None:
-        self.transcript = transcript
-        self.messages = messages
-        self.options = options
-        self.ended = trio.Event()
-        """Set when the server has been told all there is to tell about this turn."""
 
 
 class Owner(Tenant):
@@ -178,7 +163,7 @@ class Owner(Tenant):
                 if turn is not None and turn.transcript.finish is None:
                     due, kind = turn.transcript.due()
                     if due <= trio.current_time():
-                        turn.transcript.fail(_late(turn.transcript, kind))
+                        turn.transcript.fail(late(turn.transcript, kind))
                         continue
                 with trio.CancelScope(deadline=due):
                     await self._changed.park()
@@ -236,17 +221,17 @@ class Owner(Tenant):
         provider, conversation = self.provider, self.debt.conversation
         if conversation.get("opened_by") is None:
             conversation = conversation.replace(
-                identity={**provider.mint(_new_id), **conversation.identity},
+                identity={**provider.mint(new_id), **conversation.identity},
                 credential=provider.credential(),
                 opened_by=process(),
             )
             self.debt.remember(conversation)
             try:
-                self.debt.remember(await self._carry_out(provider.open(conversation, _new_id)))
+                self.debt.remember(await self._line.carry_out(provider.open(conversation, new_id)))
             except Unwanted:
                 return
             except Exception as exc:
-                self.failure = self._cleaned(exc)
+                self.failure = cleaned(exc, self.provider, self.debt.conversation)
                 return
         self.opened.set()
         if self.on_open is not None:
@@ -261,78 +246,12 @@ class Owner(Tenant):
             await self._changed.park()
         return None
 
-    # -- One turn ----------------------------------------------------------------------------------------------------
-
     async def _answer(self, turn: Turn) -> None:
-        transcript, conversation = turn.transcript, self.debt.conversation
-        complete = False
-        try:
-            transcript.waits_for_old_answer = self.provider.drains and bool(conversation.get("pending"))
-            stream = await self._carry_out(self.provider.ask(conversation, turn.messages, turn.options, _new_id))
-            transcript.waits_for_old_answer = False
-            complete = await self._stream(stream, turn)
-        except Unwanted:
-            pass
-        except Exception as exc:
-            transcript.fail(self._cleaned(exc))
+        complete = await turn.run(self.debt, self._line)
         if not complete and not self.closing:
             await self._stop()
-        transcript.stop()
         turn.ended.set()
         self._turn = None
-
-    async def _stream(self, stream: Stream, turn: Turn) -> bool:
-        """Pump the stream into the turn's transcript; true when the service said that it was complete."""
-        decoder, transcript, line = stream.decoder, turn.transcript, self._line
-        if self._unwanted and not self.provider.drains:
-            raise Unwanted
-
-        async def receive(data: bytes) -> bool:
-            events = decoder.receive_data(data)
-            known = self.debt.conversation.id is not None
-            self.debt.remember(decoder.conversation)
-            if not known:
-                line.break_off()  # what is unwanted had to go on until the id was known
-            if decoder.finished:
-                self._clean(events[-1])
-            await transcript.write(events, decoder.server_text)
-            if decoder.finished:
-                line.draining = False
-                turn.ended.set()
-                line.break_off()
-                line.limit(trio.current_time() + _LINGER)
-            return True
-
-        refused: Response | None = None
-        failure: TrioprovError | None = None
-        line.draining = self.provider.drains
-        with line.busy() as scope:
-            try:
-                refused = await line.stream(stream, receive)
-            except TrioprovError as exc:
-                failure = exc
-        line.draining = False
-        if refused is not None:
-            raise self.provider.refusal(refused)
-        if decoder.finished or scope.cancelled_caught:
-            return decoder.finished
-        await self._end_of_stream(stream, turn, failure)
-        return decoder.finished and failure is None
-
-    async def _end_of_stream(self, stream: Stream, turn: Turn, failure: TrioprovError | None) -> None:
-        """The body ended, or broke, without the protocol's end marker."""
-        decoder = stream.decoder
-        if failure is None:
-            events = await self._carry_out(self.provider.after_stream(decoder))
-        else:
-            # What the service had said of its own failure is the better reason.
-            events = decoder.receive_eof()
-            last = events[-1]
-            if isinstance(last, Finish) and isinstance(last.error, IncompleteReply):
-                events[-1] = Finish("error", failure)
-        self.debt.remember(decoder.conversation)
-        self._clean(events[-1])
-        await turn.transcript.write(events, decoder.server_text)
 
     async def _stop(self, *, at_the_end: bool = False) -> None:
         """Tell the server to stop generating; bounded, and no failure of it is the user's.
@@ -346,41 +265,9 @@ class Owner(Tenant):
                 flow = self.provider.stop(self.debt.conversation)
                 self.debt.remember(await _flow.carry_out(flow, self._line.send_cleanup, self.debt.remember))
             except TrioprovError as exc:
-                log.info("%s: the server was not told to stop: %s", self.provider.name, self._cleaned(exc))
+                cleaned(exc, self.provider, self.debt.conversation)
+                log.info("%s: the server was not told to stop: %s", self.provider.name, exc)
         self._stopping = False
-
-    async def _carry_out(self, steps: Steps[T]) -> T:
-        """A flow of the provider's.
-
-        Raises:
-            Unwanted: nobody wants its result any more.
-        """
-        with self._line.busy():
-            return await _flow.carry_out(steps, self._line.send, self.debt.remember)
-        raise Unwanted
-
-    def _clean(self, event: Event) -> None:
-        if isinstance(event, Finish) and event.error is not None:
-            self._cleaned(event.error)
-
-    def _cleaned(self, exc: Exception) -> Exception:
-        return cleaned(exc, self.provider, self.debt.conversation)
-
-
-def _late(transcript: Transcript, kind: type[Any]) -> Exception:
-    if transcript.waits_for_old_answer:
-        return ConversationLost("the service still works on the previous answer, and cannot be asked before it ends")
-    limits = transcript.deadlines
-    words = {
-        "FirstTokenTimeout": f"no content within {limits.first_token} s",
-        "IdleTimeout": f"no further content for {limits.idle} s",
-        "TotalTimeout": f"not complete within {limits.total} s",
-    }
-    return kind(words[kind.__name__])
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
 
 
 @functools.cache

@@ -14,8 +14,9 @@ from ._client import Client, private_client
 from ._conversation import Conversation
 from ._errors import CleanupFailed, another
 from ._outcomes import FAILED, CleanupReport
-from ._owner import Owner, Turn
+from ._owner import Owner
 from ._reply import Deadlines, Reply, Transcript
+from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 
 if TYPE_CHECKING:

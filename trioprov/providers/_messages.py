@@ -26,7 +26,7 @@ class Message(NamedTuple):
     content: str
 
 
-def checked(messages: Any) -> tuple[Message, ...]:
+def checked_messages(messages: Any) -> tuple[Message, ...]:
     """The messages as a tuple.
 
     Raises:

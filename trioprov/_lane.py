@@ -1,0 +1,157 @@
+"""A session for one question: alone, or as one lane of many."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._broadcast import Broadcast
+from ._client import Client, private_client
+from ._events import Event
+from ._outcomes import CleanupReport
+from ._owner import Owner
+from ._reply import Answer, Deadlines, Reply, Transcript
+from ._session import Session, is_cancellation, wait_settled
+from ._turn import Turn
+from .providers import Message, Messages, Provider, checked_messages
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Lane:
+    """One provider's part in a fan-out.
+
+    Attributes:
+        index: its place in the list of providers.
+        provider: who answers.
+        reply: its answer, there from the start.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        provider: Provider,
+        client: Client,
+        deadlines: Deadlines | None,
+        messages: Sequence[Message],
+        options: Mapping[str, Any] | Exception,
+        *,
+        log: Broadcast[Event] | None = None,
+        gate: trio.CapacityLimiter | None = None,
+    ) -> None:
+        self.index = index
+        self.provider = provider
+        self._owner = Owner(provider, client, gate=gate)
+        self._transcript = Transcript(deadlines or Deadlines(), client.max_reply_bytes, log)
+        # What one provider refuses is that lane's error, so it stands where an answer would.
+        self._refused = options if isinstance(options, Exception) else None
+        self._turn = Turn(self._transcript, messages, {} if isinstance(options, Exception) else options)
+        self.reply = Reply(provider, Session(self._owner), self._transcript)
+
+    @property
+    def error(self) -> Exception | None:
+        """Why this lane failed, if it did."""
+        return self._transcript.finish.error if self._transcript.finish else None
+
+    @property
+    def cleanup(self) -> CleanupReport | None:
+        """What became of its conversation, once that is known."""
+        return self._owner.debt.report
+
+    def close(self) -> None:
+        """Leave this lane alone: its reply ends ``interrupted``, its conversation is deleted. Sync, idempotent."""
+        self._owner.close()
+
+    def start(self) -> None:
+        """Let it run, in a root task of the client."""
+        if self._refused is not None:
+            self._transcript.fail(self._refused)
+            self._owner.never()
+        else:
+            self._owner.submit(self._turn)
+            self._owner.client.host(self._owner)
+
+    async def wait_closed(self, exc: BaseException | None) -> None:
+        """Wait for the cleanup, unless the client sees to it and the block is being cancelled."""
+        if not is_cancellation(exc) or self._owner.client.private:
+            await wait_settled(self._owner)
+
+    async def wait(self) -> Answer:
+        """The lane's answer, with its error as a value."""
+        await self._transcript.finished.wait()
+        return self._transcript.answer(self.provider, self._owner.debt.conversation, self.cleanup)
+
+    def stop(self) -> None:
+        """End its reply as ``interrupted``, if it has not ended."""
+        self._transcript.stop()
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.index}: {self.reply!r}>"
+
+
+async def ask(
+    messages: Messages,
+    provider: Provider,
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    **parameters: Any,
+) -> Answer:
+    """One question, one answer, and the conversation is gone. A checkpoint; cancelling it cleans up.
+
+    The clock of ``deadlines`` starts here, so it also covers creating the conversation. What became of the cleanup is
+    in ``Answer.cleanup``; an answer is never lost to a cleanup that failed.
+
+    Raises:
+        TrioprovError: the service's failure, with the text so far in ``partial``.
+        TypeError, ValueError: messages or parameters that cannot be sent.
+    """
+    async with open_reply(messages, provider, client=client, deadlines=deadlines, **parameters) as reply:
+        answer = await reply.wait()
+    session = reply.session
+    return dataclasses.replace(answer, conversation=session.conversation, cleanup=session.cleanup)
+
+
+class _OpenReply:
+    """``async with open_reply(…)``."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    async def __aenter__(self) -> Reply:
+        await trio.lowlevel.checkpoint()
+        self._lane.start()
+        return self._lane.reply
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lane.close()
+        await self._lane.wait_closed(exc)
+
+
+def open_reply(
+    messages: Messages,
+    provider: Provider,
+    *,
+    client: Client | None = None,
+    deadlines: Deadlines | None = None,
+    **parameters: Any,
+) -> _OpenReply:
+    """A session for one question: ``async with open_reply("…", H2o()) as reply``.
+
+    Enters without waiting for the service, whose failures come through the reply. Leaving deletes the conversation and
+    waits for that, shielded and bounded; by a cancellation with a ``client`` it does not wait. A failed cleanup is
+    logged and in ``reply.session.cleanup``, never raised.
+
+    Raises:
+        TypeError, ValueError: messages or parameters that cannot be sent.
+    """
+    checked = checked_messages(messages)
+    provider.prompt(provider.new_conversation(), checked)
+    options = provider.options(parameters)
+    return _OpenReply(Lane(0, provider, client or private_client(), deadlines, checked, options))

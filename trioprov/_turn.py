@@ -1,0 +1,131 @@
+"""One turn of a conversation: a question, and the stream of its answer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+
+from ._cleanup import Debt, cleaned
+from ._errors import ConversationLost, DeadlineExceeded, IncompleteReply, TrioprovError
+from ._events import Event, Finish
+from ._line import Line, Unwanted
+from ._reply import Transcript
+from .providers import Message, Response, Stream
+
+# How long a finished stream is read on, in the background, for the end of its body: then its connection can be reused.
+_LINGER = 0.25
+
+
+class Turn:
+    """One question and where its answer goes.
+
+    Args:
+        transcript: where the answer is written.
+        messages: the question.
+        options: generation parameters, in the service's names.
+
+    Attributes:
+        ended: set when the server has been told all there is to tell about this turn.
+    """
+
+    def __init__(self, transcript: Transcript, messages: Sequence[Message], options: Mapping[str, Any]) -> None:
+        self.transcript = transcript
+        self.ended = trio.Event()
+        self._messages = messages
+        self._options = options
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for more of the answer."""
+        return self.transcript.finish is not None
+
+    async def run(self, debt: Debt, line: Line) -> bool:
+        """Ask, and write down the answer; every failure becomes the end of the transcript.
+
+        Returns:
+            Whether the service said that the answer was complete; else it may have to be told to stop.
+        """
+        transcript, provider, conversation = self.transcript, debt.provider, debt.conversation
+        complete = False
+        try:
+            transcript.waits_for_old_answer = provider.drains and bool(conversation.get("pending"))
+            stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id))
+            transcript.waits_for_old_answer = False
+            complete = await self._stream(stream, debt, line)
+        except Unwanted:
+            pass
+        except Exception as exc:
+            transcript.fail(cleaned(exc, provider, debt.conversation))
+        transcript.stop()
+        return complete
+
+    async def _stream(self, stream: Stream, debt: Debt, line: Line) -> bool:
+        """Pump the stream into the transcript; true when the service said that it was complete."""
+        decoder, provider = stream.decoder, debt.provider
+
+        async def receive(data: bytes) -> bool:
+            events = decoder.receive_data(data)
+            known = debt.conversation.id is not None
+            debt.remember(decoder.conversation)
+            if not known:
+                line.break_off()  # what is unwanted had to go on until the id was known
+            await self._write(stream, debt, events)
+            if decoder.finished:
+                line.draining = False
+                self.ended.set()
+                line.break_off()
+                line.limit(trio.current_time() + _LINGER)
+            return True
+
+        refused: Response | None = None
+        failure: TrioprovError | None = None
+        # Where the service cannot stop, the stream is read even if nobody wants it any more.
+        line.draining = provider.drains
+        with line.busy() as scope:
+            try:
+                refused = await line.stream(stream, receive)
+            except TrioprovError as exc:
+                failure = exc
+        line.draining = False
+        if refused is not None:
+            raise provider.refusal(refused)
+        if decoder.finished or scope.cancelled_caught:
+            return decoder.finished
+        # The body ended, or broke, without the protocol's own end.
+        if failure is None:
+            events = await line.carry_out(provider.after_stream(decoder))
+        else:
+            events = decoder.receive_eof()
+            last = events[-1]
+            # What the service had said of its own failure is the better reason.
+            if isinstance(last, Finish) and isinstance(last.error, IncompleteReply):
+                events[-1] = Finish("error", failure)
+        debt.remember(decoder.conversation)
+        await self._write(stream, debt, events)
+        return decoder.finished and failure is None
+
+    async def _write(self, stream: Stream, debt: Debt, events: list[Event]) -> None:
+        if events and isinstance(last := events[-1], Finish) and last.error is not None:
+            cleaned(last.error, debt.provider, debt.conversation)
+        await self.transcript.write(events, stream.decoder.server_text)
+
+
+def late(transcript: Transcript, kind: type[DeadlineExceeded]) -> TrioprovError:
+    """The error for a deadline that passed."""
+    if transcript.waits_for_old_answer:
+        return ConversationLost("the service still works on the previous answer, and cannot be asked before it ends")
+    limits = transcript.deadlines
+    words = {
+        "FirstTokenTimeout": f"no content within {limits.first_token} s",
+        "IdleTimeout": f"no further content for {limits.idle} s",
+        "TotalTimeout": f"not complete within {limits.total} s",
+    }
+    return kind(words[kind.__name__])
+
+
+def new_id() -> str:
+    """A fresh random UUID."""
+    return str(uuid.uuid4())

@@ -1,0 +1,76 @@
+"""What a server's "no" means, and how much of its words may be repeated."""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import Any, cast
+
+from .._errors import AuthenticationError, InvalidRequest, Overloaded, ProviderError, RateLimited, TrioprovError
+from ._steps import Response
+
+# Credentials are made of these: they end up in headers.
+_VISIBLE = string.ascii_letters + string.digits + string.punctuation
+
+
+def refusal(response: Response, *, code: str | None = None, message: str = "") -> ProviderError:
+    """The `ProviderError` that fits a status, the same for every service unless its provider knows better."""
+    status = response.status
+    if status in (401, 403, 407):
+        kind: type[ProviderError] = AuthenticationError
+    elif status == 429:
+        kind = RateLimited
+    elif status == 503:
+        kind = Overloaded
+    elif 400 <= status < 500:
+        kind = InvalidRequest
+    else:
+        kind = ProviderError
+    if 300 <= status < 400:
+        message = "the server redirects; check base_url"
+    return kind(message or f"HTTP status {status}", status=status, code=code, retry_after=response.retry_after)
+
+
+def parsed(response: Response) -> dict[str, Any]:
+    """A body as a JSON object; empty when it is none."""
+    try:
+        value = response.json()
+    except TrioprovError:
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def given_id(value: object) -> str | None:
+    """An id that a server gave, if it is one: a string that is not empty, not endless and no dot segment of a path."""
+    return value if isinstance(value, str) and 0 < len(value) <= 128 and value not in (".", "..") else None
+
+
+def code_word(value: object) -> str | None:
+    """A service's own word for what went wrong, if it is one or a few words."""
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z_ -]{0,59}", value) else None
+
+
+def plain_text(body: bytes) -> str:
+    """The start of an error body as one printable line; of markup its title, since a gateway's page says no more."""
+    text = body.strip()[:8192].decode("utf-8", "replace")
+    if text.startswith("<"):
+        found = re.search(r"<title[^<>]*>([^<]*)<", text, re.IGNORECASE)
+        text = found.group(1) if found else ""
+    return shortened(text)
+
+
+def shortened(text: object, most: int = 300) -> str:
+    """At most ``most`` characters of ``text`` and an ellipsis, on one line, without control characters.
+
+    It is not cut inside what may be a credential that the server echoes: such a one is there whole, to be blotted out
+    by whoever shows the text, or not at all.
+    """
+    try:
+        whole = str(text)
+    except (RecursionError, ValueError):  # nested deeper than `str` follows, or a number of too many digits
+        return "…"
+    start = whole[: most * 4]
+    line = " ".join("".join(char if char.isprintable() else " " for char in start).split())
+    if len(start) == len(whole) and len(line) <= most:
+        return line
+    return f"{line[:most].rstrip(_VISIBLE).rstrip()}…"
