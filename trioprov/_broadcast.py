@@ -26,9 +26,21 @@ _STRIDE = 64
 
 
 class Cursor(Generic[T]):
-    """Where one reader stands; the part of a subscription that the log knows."""
+    """Where one reader stands; the part of a subscription that the log knows.
 
-    __slots__ = ("closed", "cut_off", "limit", "live_from", "peak", "position", "taken", "waiting", "when_full")
+    Attributes:
+        position: the next item it takes.
+        live_from: the first item that was not there when it subscribed.
+        cut_off: where it was detached, if it was; ``ended`` once it knows.
+        waiting: how many tasks wait for the next item.
+        rested: its position at its last checkpoint.
+        ready: up to here it may take without a look at the rest; whatever could change that sets it back to 0.
+    """
+
+    __slots__ = (
+        *("closed", "cut_off", "ended", "limit", "live_from", "peak"),
+        *("position", "ready", "rested", "waiting", "when_full"),
+    )
 
     def __init__(self, position: int, live_from: int, limit: float, when_full: WhenFull | None) -> None:
         self.position = position
@@ -36,14 +48,19 @@ class Cursor(Generic[T]):
         self.limit = limit
         self.when_full = when_full
         self.closed = False
+        self.ended = False
         self.cut_off: int | None = None
         self.peak = 0
-        self.taken = 0
+        self.ready = 0
+        self.rested = position
         self.waiting = 0
 
     def unread(self, end: int) -> int:
-        """How many items that arrived after the subscription are unread; replayed ones do not count."""
-        return end - max(self.position, self.live_from)
+        """How many items are in the buffer: not the replayed ones, nor those for which a task waits with open hands.
+
+        Less than 0 if there are more hands than items.
+        """
+        return end - max(self.position, self.live_from) - self.waiting
 
 
 class Broadcast(Generic[T]):
@@ -54,7 +71,8 @@ class Broadcast(Generic[T]):
     """
 
     def __init__(self, lagged: Callable[[int], T]) -> None:
-        self._log: list[T] = []
+        self.items: list[T] = []
+        """All that was published; only for reading."""
         self._lagged = lagged
         self._cursors: list[Cursor[T]] = []
         self._readers = trio.lowlevel.ParkingLot()
@@ -63,111 +81,114 @@ class Broadcast(Generic[T]):
         self._last = 0
 
     def __len__(self) -> int:
-        return len(self._log)
+        return len(self.items)
 
     # -- The writer's side -------------------------------------------------------------------------------------------
 
     def room(self) -> float:
         """How many items may be published before a reader that holds the stream back has its buffer full."""
-        end = len(self._log)
+        end = len(self.items)
         room = math.inf
         for cursor in self._cursors:
             if cursor.when_full == "wait":
-                # Whoever waits takes the next item at once, so that a buffer of 0 hands over from hand to hand.
-                room = min(room, cursor.limit - cursor.unread(end) + min(cursor.waiting, 1))
+                room = min(room, cursor.limit - cursor.unread(end))
         return room
 
     async def wait_room(self) -> None:
         """Wait until `room` is more than 0; a checkpoint only if it waits."""
-        while self.room() <= 0:
+        while Broadcast.room(self) <= 0:  # a subclass has more to wait for, but elsewhere
+            for cursor in self._cursors:
+                cursor.ready = 0
             await self._writer.park()
 
     def publish(self, items: Iterable[T]) -> None:
         """Append, and wake whoever waits. Does not look at `room`: that is the writer's to respect."""
-        self._log.extend(items)
-        end = len(self._log)
+        self.items.extend(items)
+        end = len(self.items)
         for cursor in self._cursors:
             unread = cursor.unread(end)
             cursor.peak = max(cursor.peak, unread)
+            cursor.ready = 0
             if unread > cursor.limit and cursor.when_full == "detach" and cursor.cut_off is None:
-                cursor.cut_off = max(cursor.position, cursor.live_from) + int(cursor.limit)
+                cursor.cut_off = end - unread + int(cursor.limit)
         self._readers.unpark_all()
 
     def close(self, *last: T) -> None:
-        """Publish the last item, which nobody misses, and end the log."""
+        """Publish the last item, which nobody misses, and end the log; nobody holds anything back any more."""
         if not self.closed:
             self.closed = True
             self._last = len(last)
-            self._log.extend(last)
+            self.items.extend(last)
+            self._cursors.clear()
             self._readers.unpark_all()
             self._writer.unpark_all()
-
-    @property
-    def waiting_writers(self) -> int:
-        """How many tasks wait for room."""
-        return self._writer.statistics().tasks_waiting
 
     # -- The readers' side -------------------------------------------------------------------------------------------
 
     def subscribe(self, *, buffer: float, when_full: WhenFull | None, replay: bool) -> Cursor[T]:
         """A new cursor: at the first item with ``replay``, else at the next (after the end: at the last)."""
-        end = len(self._log)
+        end = len(self.items)
         start = 0 if replay else end - self._last
         cursor: Cursor[T] = Cursor(start, end, buffer, when_full)
         if when_full is not None and not self.closed:
             self._cursors.append(cursor)
         return cursor
 
-    def leave(self, cursor: Cursor[T], *, closed: bool = True) -> None:
+    def leave(self, cursor: Cursor[T]) -> None:
         """The reader is gone: it holds nothing back any more."""
-        cursor.closed = closed
+        cursor.ready = 0
         if cursor in self._cursors:
             self._cursors.remove(cursor)
-        self._readers.unpark_all()
+        if cursor.waiting:
+            self._readers.unpark_all()
         self._writer.unpark_all()
 
-    def take(self, cursor: Cursor[T]) -> T:
-        """The cursor's next item.
+    def take(self, cursor: Cursor[T], *, waited: bool = False) -> T:
+        """The cursor's next item; one that was waited for is never dropped.
 
         Raises:
             trio.WouldBlock: there is none yet.
             trio.EndOfChannel: there will be none.
         """
-        end = len(self._log)
-        if cursor.cut_off is not None and cursor.position >= cursor.cut_off:
-            missed, cursor.position = end - cursor.position, end
-            if missed:
-                self.leave(cursor, closed=False)
-                return self._lagged(missed)
-            raise trio.EndOfChannel
-        if cursor.when_full == "drop_oldest" and cursor.position >= cursor.live_from:
+        end, position = len(self.items), cursor.position
+        if position == cursor.cut_off:
+            if cursor.ended:
+                raise trio.EndOfChannel
+            cursor.ended = True
+            self.leave(cursor)
+            return self._lagged(end - position)
+        if cursor.when_full == "drop_oldest" and position >= cursor.live_from and not waited:
             # The last item of a closed log is for everybody, so it is not one of those that fill the buffer.
             surplus = cursor.unread(end - self._last) - cursor.limit
             if surplus > 0:
                 cursor.position += int(surplus)
                 return self._lagged(int(surplus))
-        if cursor.position == end:
+        if position == end:
             raise trio.EndOfChannel if self.closed else trio.WouldBlock
-        item = self._log[cursor.position]
         cursor.position += 1
         if cursor.when_full == "wait" and self._writer:
             self._writer.unpark_all()
-        return item
+        return self.items[position]
 
     async def next(self, cursor: Cursor[T]) -> T:
         """The cursor's next item, waited for; a checkpoint when it waits, and at every 64th item."""
-        if cursor.closed:
-            raise trio.ClosedResourceError
-        cursor.taken += 1
-        if cursor.taken % _STRIDE == 0:
+        position = cursor.position
+        if position < cursor.ready:
+            cursor.position = position + 1
+            return self.items[position]
+        if position - cursor.rested >= _STRIDE:
             await trio.lowlevel.checkpoint()
-        while True:
-            if cursor.closed:
-                raise trio.ClosedResourceError
+            cursor.rested = cursor.position
+        waited = False
+        while not cursor.closed:
             try:
-                return self.take(cursor)
+                item = self.take(cursor, waited=waited)
             except trio.WouldBlock:
                 pass
+            else:
+                if not waited:
+                    self._get_ready(cursor)
+                return item
             cursor.waiting += 1
             if self._writer:
                 self._writer.unpark_all()
@@ -175,6 +196,31 @@ class Broadcast(Generic[T]):
                 await self._readers.park()
             finally:
                 cursor.waiting -= 1
+            cursor.rested = cursor.position
+            waited = True
+        raise trio.ClosedResourceError
+
+    def _get_ready(self, cursor: Cursor[T]) -> None:
+        """Note how far the cursor may go without a look at its buffer, which begins where the replay ends."""
+        live = cursor.position > cursor.live_from
+        cursor.ready = min(self._end(cursor) if live else cursor.live_from, cursor.rested + _STRIDE)
+
+    def _end(self, cursor: Cursor[T]) -> int:
+        return len(self.items) if cursor.cut_off is None else cursor.cut_off
+
+    def statistics(self, cursor: Cursor[T]) -> trio.MemoryChannelStatistics:
+        """How full the cursor's buffer is and was, and who waits."""
+        gone = cursor.closed or cursor.ended
+        unread = 0 if gone else min(max(0, cursor.unread(self._end(cursor))), cursor.limit)
+        return trio.MemoryChannelStatistics(
+            current_buffer_used=int(unread),
+            max_buffer_size=cursor.limit,
+            open_send_channels=int(not self.closed),
+            open_receive_channels=int(not gone),
+            tasks_waiting_send=self._writer.statistics().tasks_waiting,
+            tasks_waiting_receive=cursor.waiting,
+            peak_buffer_used=int(min(max(cursor.peak, unread), cursor.limit)),
+        )
 
 
 class Subscription(trio.abc.ReceiveChannel[T]):
@@ -191,6 +237,7 @@ class Subscription(trio.abc.ReceiveChannel[T]):
         leave = weakref.finalize(self, _leave, trio.lowlevel.current_trio_token(), os.getpid(), broadcast, cursor)
         leave.atexit = False
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self) -> T:
         """The next event; a checkpoint when it waits, and at least at every 64th event.
 
@@ -200,6 +247,19 @@ class Subscription(trio.abc.ReceiveChannel[T]):
         """
         return await self._broadcast.next(self._cursor)
 
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> T:
+        cursor = self._cursor
+        position = cursor.position
+        if position < cursor.ready:  # the beginning of `next`, for a third less than its call
+            cursor.position = position + 1
+            return self._broadcast.items[position]
+        try:
+            return await self._broadcast.next(cursor)
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> T:
         """The next event, if it is there.
 
@@ -212,8 +272,10 @@ class Subscription(trio.abc.ReceiveChannel[T]):
             raise trio.ClosedResourceError
         return self._broadcast.take(self._cursor)
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Stop receiving: idempotent, and disturbs nobody else."""
+        self._cursor.closed = True
         self._broadcast.leave(self._cursor)
 
     async def aclose(self) -> None:
@@ -229,17 +291,7 @@ class Subscription(trio.abc.ReceiveChannel[T]):
 
     def statistics(self) -> trio.MemoryChannelStatistics:
         """How full the buffer is and was, and who waits; there is always one sender, until the reply has ended."""
-        broadcast, cursor = self._broadcast, self._cursor
-        unread = 0 if cursor.closed else max(0, cursor.unread(len(broadcast)))
-        return trio.MemoryChannelStatistics(
-            current_buffer_used=unread,
-            max_buffer_size=cursor.limit,
-            open_send_channels=int(not broadcast.closed),
-            open_receive_channels=int(not cursor.closed),
-            tasks_waiting_send=broadcast.waiting_writers,
-            tasks_waiting_receive=cursor.waiting,
-            peak_buffer_used=max(cursor.peak, unread),
-        )
+        return self._broadcast.statistics(self._cursor)
 
 
 def _leave(token: trio.lowlevel.TrioToken, pid: int, broadcast: Broadcast[T], cursor: Cursor[T]) -> None:

@@ -111,6 +111,7 @@ class Transcript:
         self._size = 0
         self._max_bytes = max_bytes
         self._position = math.inf
+        self._clock_at_queueing = 0.0
         self._held_since: float | None = None
         self.begin()
 
@@ -139,6 +140,8 @@ class Transcript:
         last = events[-1]
         finish = last if isinstance(last, Finish) else None
         content = events[:-1] if finish else events
+        if server_text is not None and finish is not None:
+            content = [*content, *self._tail(content, server_text)]
         self._mark(content)
         start = 0
         while start < len(content) and self.finish is None:
@@ -158,10 +161,12 @@ class Transcript:
                 self.changed()
         if finish is not None and self.finish is None:
             self.server_text = server_text
-            text = self.text
-            if server_text is not None and len(server_text) > len(text) and server_text.startswith(text):
-                self._publish([server_text[len(text) :]])
             self.end(finish)
+
+    def _tail(self, content: Sequence[Event], server_text: str) -> list[Event]:
+        """What the service's own final text has beyond the tokens, if it begins with them."""
+        text = "".join([self.text, *(event for event in content if isinstance(event, str))])
+        return [server_text[len(text) :]] if len(server_text) > len(text) and server_text.startswith(text) else []
 
     def _mark(self, events: Sequence[Event]) -> None:
         """Let the clock see what arrived."""
@@ -172,11 +177,13 @@ class Transcript:
                     self.first_token_at = self._restarted_at
                     self.changed()
                 return
-            if isinstance(event, Queued) and self.first_token_at is None:
-                # Somebody who moves forward in a queue is being served, only not yet.
-                if event.position < self._position < math.inf:
-                    self._restarted_at = trio.current_time()
-                self._position = min(self._position, event.position)
+            if isinstance(event, Queued) and self.first_token_at is None and event.position < self._position:
+                # Somebody who moves forward in a queue is being served, only not yet: put the clock back.
+                now = trio.current_time()
+                if self._position == math.inf:
+                    self._clock_at_queueing = now - self._restarted_at
+                self._restarted_at = now - self._clock_at_queueing
+                self._position = event.position
 
     def _publish(self, events: Sequence[Event]) -> None:
         tokens = [event for event in events if isinstance(event, str)]
@@ -198,6 +205,7 @@ class Transcript:
                 self.fail(RemoteProtocolError(f"the reply is longer than max_reply_bytes ({self._max_bytes} bytes)"))
                 return
 
+    @trio.lowlevel.enable_ki_protection
     def end(self, finish: Finish) -> None:
         """The reply is over; idempotent, the first end counts."""
         if self.finish is None:
@@ -238,7 +246,8 @@ class Transcript:
     ) -> Answer:
         """The reply as a value; call it at the end."""
         finish = self.finish or Finish("interrupted")
-        first, ended = self.first_token_at, self.ended_at or trio.current_time()
+        first = self.first_token_at
+        ended = trio.current_time() if self.ended_at is None else self.ended_at
         return Answer(
             provider=provider,
             text=self.text,
@@ -286,6 +295,7 @@ class Reply:
             replay: begin with the first event; else with the next one (after the end: with the `Finish`).
 
         Raises:
+            TypeError: a buffer that is no whole number.
             ValueError: a buffer below 0 or an unknown policy.
         """
         if isinstance(buffer, bool) or not (isinstance(buffer, int) or buffer == math.inf):
@@ -360,12 +370,19 @@ class _Tokens:
     def __aiter__(self) -> Self:
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Token:
+        log, cursor = self._log, self._cursor
         while True:
-            try:
-                event = await self._log.next(self._cursor)
-            except trio.EndOfChannel:
-                raise StopAsyncIteration from None
+            position = cursor.position
+            if position < cursor.ready:  # the beginning of `next`, for a third less than its call
+                cursor.position = position + 1
+                event = log.items[position]
+            else:
+                try:
+                    event = await log.next(cursor)
+                except trio.EndOfChannel:
+                    raise StopAsyncIteration from None
             if isinstance(event, str):
                 return event
             if isinstance(event, Finish) and event.error is not None:

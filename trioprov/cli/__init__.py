@@ -81,7 +81,7 @@ def _flush() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trioprov",
-        description="Ask chat providers side by side. Whatever happens, the conversations are deleted on their servers.",
+        description="Ask chat providers side by side. Whatever happens, the conversations are deleted on the servers.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"trioprov {__version__}")
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[NAME=]FILE",
         default=[],
         help="the cookies of your login: a cookies.txt in Netscape's format, each sent to its own domain only, or a "
-        "JSON object of names and values; of several providers, an unnamed JSON file goes to those that need an account",
+        "JSON object of names and values; asked together with others, those who need an account get the JSON file",
     )
     ask.add_argument("--proxy", metavar="URL", help="reach all of them through this HTTP or SOCKS proxy")
     ask.add_argument(

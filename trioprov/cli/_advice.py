@@ -28,6 +28,12 @@ def advice(provider: Provider, error: Exception) -> str:
     """One sentence, or nothing."""
     name = provider.name
     match error:
+        case ModelNotSupported():
+            return "Choose another --model; `trioprov providers` lists those of the public service."
+        case TypeError() | ValueError():
+            return f"Change -o; `trioprov providers` lists what {name} takes."
+        case _ if closed(provider):
+            return f"Its public service has closed: use --base-url {name}=URL with a server of your own, or --emulated."
         case AuthenticationError() if not provider.needs_auth:
             return "The server wants a login: give its cookies with --cookies FILE."
         case AuthenticationError() if provider.cookies:
@@ -37,14 +43,10 @@ def advice(provider: Provider, error: Exception) -> str:
                 f"It needs the cookies of your login at {provider.base_url}: --cookies FILE "
                 "(a cookies.txt holds only for the domains named in it)."
             )
-        case _ if closed(provider):
-            return f"Its public service has closed: use --base-url {name}=URL with a server of your own, or --emulated."
         case RateLimited() if error.retry_after is not None:
             return f"Ask again in {error.retry_after:.0f} s."
         case RateLimited() | Overloaded():
             return "Ask again in a while, or another --model."
-        case ModelNotSupported():
-            return "Choose another --model; `trioprov providers` lists those of the public service."
         case InvalidRequest():
             return "The server refuses this request: another prompt, --model or -o may do."
         case ConnectionFailed():
@@ -53,8 +55,6 @@ def advice(provider: Provider, error: Exception) -> str:
             return "The service is slow or stuck: ask again later, or another --model."
         case RemoteProtocolError():
             return f"Is it really a server for {name} at {provider.base_url}?"
-        case TypeError() | ValueError():
-            return f"Change -o; `trioprov providers` lists what {name} takes."
         case ImportError() if provider.proxy is not None:
             return 'SOCKS proxies need one more package: pip install "httpx[socks]".'
         case _:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -62,7 +62,7 @@ class Interrupts:
         self._before.clear()
 
     @contextmanager
-    def cancelling(self) -> Iterator[None]:
+    def cancelling(self) -> Generator[None]:
         """The first signal cancels this block; outside of it, where nothing is owed, it leaves at once."""
         self._token = trio.lowlevel.current_trio_token()
         try:

@@ -24,9 +24,7 @@ _PIECE: int = getattr(select, "PIPE_BUF", 512)
 class View(Protocol):
     """A way to show the lanes of one question."""
 
-    async def run(
-        self, opened: AbstractAsyncContextManager[FanOut, object], begin: Callable[[Sequence[Lane]], None]
-    ) -> None:
+    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
         """Show the answers as they arrive; ``begin`` is called with the lanes when they are there."""
         ...
 
@@ -94,9 +92,7 @@ class PlainView:
         self._cleaner = Cleaner()
         self._shown = 0
 
-    async def run(
-        self, opened: AbstractAsyncContextManager[FanOut, object], begin: Callable[[Sequence[Lane]], None]
-    ) -> None:
+    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
         """Show the answers as they arrive.
 
         Raises:
@@ -117,11 +113,11 @@ class PlainView:
             case Finish() if self._single:
                 text = lane.reply.text
                 # A newline ends an answer, an empty one too; where there is none at all, stdout stays empty.
-                if text or event.error is None:
+                if text or event.reason not in ("error", "interrupted"):
                     await self._out.write(self._cleaner.end() + "\n")
             case Finish():
                 text = clean(lane.reply.text)
-                if text or event.error is None:
+                if text or event.reason not in ("error", "interrupted"):
                     gap = "\n" if self._shown else ""
                     self._shown += 1
                     await self._out.write(f"{gap}== {title(lane.provider)} ==\n{text}\n")

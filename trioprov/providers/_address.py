@@ -42,8 +42,21 @@ def checked_headers(headers: Any) -> dict[str, str]:
     return dict(cast("Mapping[str, str]", headers))
 
 
-def checked_url(what: str, url: Any, schemes: tuple[str, ...]) -> str:
-    """The URL without a slash at its end.
+def checked_base_url(url: Any) -> str:
+    """Where a service is: scheme and host in lower case, without a slash at the end.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: not a URL below which there are others.
+    """
+    parts = checked_url("base_url", url, ("http", "https"))
+    if "?" in url or "#" in url or "@" in parts.netloc:
+        raise ValueError("base_url must have no query, fragment, user or password")
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def checked_url(what: str, url: Any, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of a URL.
 
     Raises:
         TypeError: not a string.
@@ -55,10 +68,8 @@ def checked_url(what: str, url: Any, schemes: tuple[str, ...]) -> str:
     if parts.scheme not in schemes or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError(f"{what} must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)} and a host")
     if not url.isascii():
-        raise ValueError(f"{what} must be ASCII: a host in its xn-- form, a path percent-encoded")
-    if what == "base_url" and ("?" in url or "#" in url or "@" in parts.netloc):
-        raise ValueError("base_url must have no query, fragment, user or password")
-    return url.rstrip("/")
+        raise ValueError(f"{what} must be ASCII: a host in its xn-- form, the rest percent-encoded")
+    return parts
 
 
 def password(url: str) -> str:

@@ -5,19 +5,23 @@ What the server does is read from allenai/olmo-api at March 2025 (``src/message/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 from .._conversation import Conversation
-from .._errors import ConversationLost, ModelNotSupported, Overloaded, ProviderError, RemoteProtocolError
-from .._events import Event, Finish, FinishReason
+from .._errors import ConversationLost, ModelNotSupported, ProviderError
 from .._outcomes import Outcome
-from ..wire import NDJSONDecoder, loads
-from . import _cookies, _messages, _parameters
-from ._base import Decoder, NewId, Provider, Response, Steps, Stream, parsed, plain_text, refusal, shortened
-from ._parameters import integer, number, strings, text
+from . import _cookies
+from ._base import Provider
+from ._decoder import Stream
+from ._messages import Message
+from ._olmo import OlmoDecoder
+from ._parameters import flag, integer, number, strings, text
+from ._refusal import code_word, parsed, plain_text, refusal, shortened
+from ._steps import NewId, Response, Steps
 
 _SITE = "https://playground.allenai.org"
 _VISION = "mm-olmo-uber-model-v4-synthetic"
@@ -27,9 +31,6 @@ _HOSTS = {"tulu3-405b": "inferd"}
 _OTHER_HOST = "modal"
 
 _DAY = 24 * 60 * 60.0
-
-# Deeper than any thread of an answer; a hostile server could nest for ever.
-_DEPTH = 100
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -104,8 +105,11 @@ class AllenAI(Provider):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        host = _HOSTS.get(self.model, _OTHER_HOST) if self.host is None else self.host
-        self._set(host=text("host", host), private=_parameters.flag("private", self.private))
+        if self.host is not None and not text("host", self.host):
+            raise ValueError("host must not be empty; None means the one that serves the model")
+        flag("private", self.private)
+        if "authorization" in (name.lower() for name in self.headers):
+            self._set(expires_after=None)  # only what an anonymous user leaves is deleted by the service
 
     def mint(self, new_id: NewId) -> Mapping[str, str]:
         """An anonymous user id; none if the user's headers say who is asking."""
@@ -117,18 +121,22 @@ class AllenAI(Provider):
     def ask(
         self,
         conversation: Conversation,
-        messages: Sequence[_messages.Message],
+        messages: Sequence[Message],
         options: Mapping[str, Any],
         new_id: NewId,
     ) -> Steps[Stream]:
         """One request, whose answer streams; it creates the thread if there is none."""
+        parent = conversation.get("parent")
+        if conversation.id is not None and parent is None:
+            # Without it the server would begin another thread.
+            raise ConversationLost("the service did not say which of its messages this thread could be continued from")
         fields = [
             ("model", self.model),
-            ("host", self.host or ""),
+            ("host", self.host or _HOSTS.get(self.model, _OTHER_HOST)),
             ("content", self.prompt(conversation, messages)),
             ("private", _written(self.private)),
         ]
-        if parent := conversation.get("parent"):
+        if parent is not None:
             fields.append(("parent", parent))
         for name, value in options.items():
             values = cast("list[Any]", value) if isinstance(value, list) else [value]
@@ -142,20 +150,29 @@ class AllenAI(Provider):
     def close(self, conversation: Conversation) -> Steps[Outcome]:
         """DELETE of the root: the only id under which a thread can be deleted.
 
-        The server tells another user's thread (403) from one that is gone (404).
+        The server tells another user's thread (403) from one that is gone (404). Threads that it began besides, in
+        answer to a question in this one, are deleted too.
         """
-        response = yield self._request(conversation, "DELETE", f"/v3/message/{quote(conversation.id or '', safe='')}")
-        assert response is not None
-        if response.ok:
-            return "deleted"
-        if response.status == 404:
-            return "already_gone"
-        raise self.refusal(response)
+        if conversation.id is None:
+            return "nothing_owed"
+        refused: list[Response] = []
+        outcome: Outcome = "already_gone"
+        for root in (conversation.id, *conversation.get("strays", ())):
+            response = yield self._request(conversation, "DELETE", f"/v3/message/{quote(root, safe='')}")
+            assert response is not None
+            if response.ok:
+                outcome = "deleted"
+            elif response.status != 404:
+                refused.append(response)
+        if refused:
+            # The one that is worth another try, if there is one: a 5xx rather than a 403.
+            raise self.refusal(max(refused, key=lambda response: response.status))
+        return outcome
 
     def _headers(self, conversation: Conversation) -> Mapping[str, str]:
         user = conversation.identity.get("user")
         identity = {"x-anonymous-user-id": user} if user else {}
-        return {"origin": _SITE, "referer": f"{_SITE}/", **identity, **_cookies.header(self.cookies)}
+        return {"origin": _SITE, "referer": f"{_SITE}/", **identity, **_cookies.header(self._jar)}
 
     def refusal(self, response: Response) -> ProviderError:
         """``{"error": {"code": …, "message": …, "validation_errors": […]}}``, or a gateway's page."""
@@ -169,116 +186,16 @@ class AllenAI(Provider):
     def _reason(self, response: Response) -> tuple[str | None, str]:
         error = parsed(response).get("error")
         if not isinstance(error, dict):
-            return None, shortened(str(error)) if error else plain_text(response.body)
+            return None, shortened(error) if error else plain_text(response.body)
         fields = cast("dict[str, Any]", error)
-        message = shortened(str(fields.get("message") or ""))
+        message = shortened(fields.get("message") or "")
         # A refusal by the safety check has its name for a message: "inappropriate_prompt".
-        code = message if message.isidentifier() and "_" in message else None
+        code = code_word(message) if "_" in message else None
         if details := fields.get("validation_errors"):
-            message = shortened(f"{message}: {details}")
+            message = shortened(f"{message}: {shortened(details)}")
         return code, message
 
 
 def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_REASONS: dict[str | None, FinishReason] = {None: "stop", "stop": "stop", "length": "length"}
-
-
-class OlmoDecoder(Decoder):
-    """The lines of one answer: a tree, chunks, perhaps an error, and the tree again, which ends it.
-
-    Which end it is says the tree's assistant message; backends on Modal never fill in its ``finish_reason``, so "stop"
-    is no mark of the end, and the second tree is. An error line other than ``length`` makes the end an error.
-    """
-
-    def __init__(self, conversation: Conversation) -> None:
-        super().__init__(conversation)
-        self._lines = NDJSONDecoder()
-        self._begun = False
-        self._failure: ProviderError | None = None
-        self._reason: str | None = None
-
-    def decode(self, data: bytes, events: list[Event]) -> None:
-        for line in self._lines.receive_data(data):
-            if self._line(line, events):
-                return
-
-    def decode_eof(self, events: list[Event]) -> None:
-        for line in self._lines.receive_eof():
-            if self._line(line, events):
-                return
-        if self._failure is not None:
-            # The error was told before the stream was cut: it is the reason for the cut.
-            events.append(Finish("error", self._failure))
-
-    def _line(self, line: bytes, events: list[Event]) -> bool:
-        said = loads(line)
-        if not isinstance(said, dict):
-            raise RemoteProtocolError("a line of the stream is not a JSON object")
-        fields = cast("dict[str, Any]", said)
-        if "children" in fields or ("id" in fields and "role" in fields):
-            return self._tree(fields, events)
-        if fields.get("error") is not None:
-            self._error(fields)
-        elif fields.get("type") == "start":  # sent for some months of 2025, before the tree
-            self._bind(fields.get("message"))
-        elif "type" not in fields and isinstance(content := fields.get("content"), str) and content:
-            events.append(content)
-        return False
-
-    def _tree(self, top: dict[str, Any], events: list[Event]) -> bool:
-        leaf = _assistant(top)
-        if not self._begun:
-            self._begun = True
-            # In a follow-up the top is the user's message, and only ``root`` names the thread.
-            self._bind(top.get("root") or top.get("id"))
-            if leaf is not None and isinstance(leaf.get("id"), str):
-                self.conversation = self.conversation.replace(parent=leaf["id"], started=True)
-            return False
-        content = leaf.get("content") if leaf else None
-        reason = leaf.get("finish_reason") if leaf else None
-        self.server_text = content if isinstance(content, str) else None
-        events.append(self._finish(self._reason or reason))
-        return True
-
-    def _bind(self, root: object) -> None:
-        if not isinstance(root, str) or not 0 < len(root) <= 128:
-            raise RemoteProtocolError("the server created a thread and did not say its root")
-        if self.conversation.id is None:
-            self.conversation = self.conversation.replace(id=root)
-
-    def _error(self, fields: dict[str, Any]) -> None:
-        reason = str(fields.get("reason") or fields["error"])
-        if reason == "length":
-            self._reason = "length"
-        elif self._failure is None:
-            kind = Overloaded if reason == "model overloaded" else ProviderError
-            self._failure = kind(shortened(str(fields["error"])), code=shortened(reason, 60))
-
-    def _finish(self, reason: object) -> Finish:
-        if self._failure is not None:
-            return Finish("error", self._failure)
-        if reason is None or isinstance(reason, str):
-            known = _REASONS.get(reason)
-            if known is not None:
-                return Finish(known)
-        said = shortened(str(reason), 60)
-        kind = Overloaded if said == "model overloaded" else ProviderError
-        return Finish("error", kind(f"the model ended: {said}", code=said))
-
-
-def _assistant(top: dict[str, Any]) -> dict[str, Any] | None:
-    """The deepest assistant message of a tree, where the answer is."""
-    found = None
-    node: object = top
-    for _ in range(_DEPTH):
-        if not isinstance(node, dict):
-            break
-        fields = cast("dict[str, Any]", node)
-        if fields.get("role") == "assistant":
-            found = fields
-        children = fields.get("children")
-        node = cast("list[object]", children)[-1] if isinstance(children, list) and children else None
-    return found
+    """A value as a form field: a string as it is, the rest as JSON, which for numbers and flags is the same."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -10,173 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
 from http.cookiejar import CookieJar
-from typing import Any, ClassVar, TypeAlias, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, ClassVar, cast
 
 from .._conversation import Conversation
-from .._errors import (
-    AuthenticationError,
-    IncompleteReply,
-    InvalidRequest,
-    ModelNotSupported,
-    Overloaded,
-    ProviderError,
-    RateLimited,
-    TrioprovError,
-)
-from .._events import Event, Finish
+from .._errors import ModelNotSupported, ProviderError
+from .._events import Event
 from .._outcomes import Outcome
 from .._version import __version__
-from ..wire import loads
-from . import _cookies, _messages, _parameters
-
-T = TypeVar("T")
+from . import _cookies, _parameters
+from ._address import checked_base_url, checked_headers, checked_url, is_credential, password, without_password
+from ._decoder import Decoder, Stream
+from ._messages import Message, last_user_run, roles
+from ._refusal import plain_text, refusal
+from ._steps import NewId, Request, Response, Steps
 
 USER_AGENT = f"trioprov/{__version__}"
-
-# Headers that the client or the HTTP library must set itself; another value would break the request, or the rule that
-# credentials go into `cookies`, where they are known to be secret.
-_OURS = frozenset({"cookie", "host", "content-length", "content-type", "transfer-encoding", "connection", "te"})
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request, relative to the provider's ``base_url``.
-
-    Attributes:
-        method: the HTTP method.
-        path: path below ``base_url``, percent-encoded.
-        headers: all headers but those that follow from the body; secret.
-        query: query parameters.
-        json: a body sent as JSON, if not `None`.
-        form: a body sent form-encoded, if not `None`.
-        multipart: a body sent as ``multipart/form-data`` fields, if not `None`.
-        creates: the server makes the conversation when it gets this request.
-        must_answer: the server begins work by it that only its answer lets us wait for.
-        best_effort: its failure changes nothing: sent once, with a part of the budget.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(repr=False)
-    query: Mapping[str, str] | None = None
-    json: Any = field(default=None, repr=False)
-    form: Mapping[str, str] | None = field(default=None, repr=False)
-    multipart: Sequence[tuple[str, str]] | None = field(default=None, repr=False)
-    creates: bool = False
-    must_answer: bool = False
-    best_effort: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """One answer, its body read to the end (and bounded).
-
-    Attributes:
-        status: the HTTP status.
-        headers: pairs of lower-case name and value, in order; secret, as they may set cookies.
-        body: the content, decoded if it was compressed.
-        retry_after: seconds the server asked to wait (``Retry-After``, in either of its forms).
-    """
-
-    status: int
-    headers: Sequence[tuple[str, str]] = field(default=(), repr=False)
-    body: bytes = field(default=b"", repr=False)
-    retry_after: float | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is a 2xx."""
-        return 200 <= self.status < 300
-
-    def all(self, name: str) -> list[str]:
-        """Every value of the header ``name`` (lower case)."""
-        return [value for key, value in self.headers if key == name]
-
-    def json(self) -> Any:
-        """The body as JSON.
-
-        Raises:
-            RemoteProtocolError: it is not JSON.
-        """
-        return loads(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait ``seconds`` before the next step, because the service still works on the previous answer."""
-
-    seconds: float
-
-
-Step: TypeAlias = Request | Conversation | Pause
-Steps: TypeAlias = Generator[Step, Response | None, T]
-NewId: TypeAlias = Callable[[], str]
-"""Makes a fresh random UUID; passed in, so that a provider stays a pure value."""
-
-
-class Decoder(ABC):
-    """Turns the bytes of one stream into events; keeps what the stream teaches about the conversation.
-
-    Attributes:
-        conversation: the conversation as the stream has changed it so far.
-        server_text: the service's own final text, once it has sent one.
-        finished: whether a `Finish` was returned; what comes after it is ignored.
-    """
-
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
-        self.server_text: str | None = None
-        self.finished = False
-
-    @abstractmethod
-    def decode(self, data: bytes, events: list[Event]) -> None:
-        """Append the events that ``data`` completes; a `TrioprovError` ends the reply after those."""
-
-    def decode_eof(self, events: list[Event]) -> None:
-        """Append what the end of the body completes; by default nothing."""
-
-    def receive_data(self, data: bytes) -> list[Event]:
-        """The events that ``data`` completes; a `Finish` is the last of them. Never raises for what a server sent."""
-        return self._run(lambda events: self.decode(data, events))
-
-    def receive_eof(self) -> list[Event]:
-        """The events at the end of the body: without the protocol's own end marker, an `IncompleteReply`."""
-
-        def end(events: list[Event]) -> None:
-            self.decode_eof(events)
-            if not (events and isinstance(events[-1], Finish)):
-                raise IncompleteReply("the stream ended before the service said that the reply was complete")
-
-        return self._run(end)
-
-    def _run(self, decode: Callable[[list[Event]], None]) -> list[Event]:
-        events: list[Event] = []
-        if not self.finished:
-            try:
-                decode(events)
-            except TrioprovError as exc:
-                events.append(Finish("error", exc))
-            self.finished = bool(events) and isinstance(events[-1], Finish)
-        return events
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Where an ask flow ends: the request whose answer is the stream, and what reads it.
-
-    Until the request may have left, ``decoder.conversation`` is not the truth yet; from then on it is.
-    """
-
-    request: Request
-    decoder: Decoder
 
 
 @dataclass(frozen=True, repr=False)
@@ -239,14 +91,14 @@ class Provider(ABC):
     reserved_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        base_url = _checked_url("base_url", self.base_url or self.default_base_url, ("http", "https"))
+        base_url = checked_base_url(self.base_url or self.default_base_url)
         if self.proxy is not None:
-            _checked_url("proxy", self.proxy, ("http", "https", "socks5", "socks5h"))
-        self._set(base_url=base_url, model=self._resolved(self.model, base_url))
-        self._set(headers=_parameters.Frozen(_checked_headers(self.headers)))
+            checked_url("proxy", self.proxy, ("http", "https", "socks5", "socks5h"))
+        self._set(base_url=base_url, model=self._resolved(_parameters.text("model", self.model or ""), base_url))
+        self._set(headers=_parameters.Frozen(checked_headers(self.headers)))
         self._set(cookies=_parameters.Frozen(_cookies.checked(self.cookies, base_url)))
-        self._set(parameters=_parameters.Frozen(self.parameters))
         self.options({})
+        self._set(parameters=_parameters.Frozen(self.parameters))
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -264,10 +116,8 @@ class Provider(ABC):
         if self.base_url != self.default_base_url:
             shown.append(f"base_url={self.base_url!r}")
         if self.proxy is not None:
-            shown.append(f"proxy={_without_password(self.proxy)!r}")
-        for secret in ("headers", "cookies"):
-            if value := getattr(self, secret):
-                shown.append(f"{secret}={value!r}")
+            shown.append(f"proxy={without_password(self.proxy)!r}")
+        shown += [f"{name}={value!r}" for name in ("headers", "cookies") if (value := getattr(self, name))]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     # -- What a session asks of it -----------------------------------------------------------------------------------
@@ -287,31 +137,36 @@ class Provider(ABC):
             TypeError: a name that is not a parameter, or a value of the wrong type or that JSON does not have.
             ValueError: a value outside what the service documents.
         """
-        options = _parameters.merged(
-            self.default_parameters,
-            self.parameters,
-            parameters,
-            rules=self.parameter_rules,
-            aliases=self.parameter_aliases,
-            reserved=self.reserved_parameters,
-        )
-        json.dumps(options, allow_nan=False)
+        try:
+            options = _parameters.merged(
+                self.default_parameters,
+                self.parameters,
+                parameters,
+                rules=self.parameter_rules,
+                aliases=self.parameter_aliases,
+                reserved=self.reserved_parameters.union(field.name for field in fields(self)),
+            )
+            json.dumps(options, allow_nan=False, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a parameter holds a lone surrogate, which cannot be sent as UTF-8") from None
+        except RecursionError:
+            raise ValueError("the parameters are nested too deeply") from None
         return options
 
-    def prompt(self, conversation: Conversation, messages: Sequence[_messages.Message]) -> str:
+    def prompt(self, conversation: Conversation, messages: Sequence[Message]) -> str:
         """The text to send: all messages while the conversation is empty, then only what the server does not have.
 
         Raises:
             ValueError: there is nothing to say, or no user message at the end of a later list.
         """
         first = not conversation.started
-        prompt = self._first_prompt(messages) if first else _messages.last_user_run(messages)
+        prompt = self._first_prompt(messages) if first else last_user_run(messages)
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         return prompt
 
-    def _first_prompt(self, messages: Sequence[_messages.Message]) -> str:
-        return _messages.roles(messages)
+    def _first_prompt(self, messages: Sequence[Message]) -> str:
+        return roles(messages)
 
     def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
         """Create the conversation, where the service has a create; ``conversation`` carries the minted identity."""
@@ -322,7 +177,7 @@ class Provider(ABC):
     def ask(
         self,
         conversation: Conversation,
-        messages: Sequence[_messages.Message],
+        messages: Sequence[Message],
         options: Mapping[str, Any],
         new_id: NewId,
     ) -> Steps[Stream]:
@@ -366,19 +221,30 @@ class Provider(ABC):
 
         Two providers with the same one speak as the same user, so that "not found" means "gone" and not "not yours".
         """
-        secrets = {**self.cookies, **{name: self.headers[name] for name in self.headers if _is_credential(name)}}
-        if not secrets:
+        headers = {name.lower(): value for name, value in self.headers.items() if is_credential(name)}
+        if not headers and not self._jar:
             return None
-        return hashlib.sha256(json.dumps(sorted(secrets.items())).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([sorted(self._jar.items()), sorted(headers.items())]).encode()).hexdigest()
 
     def owns(self, conversation: Conversation) -> bool:
         """Whether this provider speaks as the user that created the conversation."""
         return conversation.get("credential") == self.credential()
 
     def secrets(self, conversation: Conversation) -> tuple[str, ...]:
-        """What no log or error message may show, should a server echo it."""
-        mine = [*self.cookies.values(), *(value for name, value in self.headers.items() if _is_credential(name))]
-        return tuple(str(secret) for secret in (*mine, *conversation.identity.values()) if len(str(secret)) >= 4)
+        """What no log or error message may show, should a server echo it.
+
+        The longest first, since one may hold another.
+        """
+        found = {*self._jar.values(), *map(str, conversation.identity.values()), password(self.proxy or "")}
+        for name, value in self.headers.items():
+            if is_credential(name):
+                found |= {value, value.rpartition(" ")[2]}  # with "Bearer" and without
+        return tuple(sorted((secret for secret in found if len(secret) >= 4), key=len, reverse=True))
+
+    @property
+    def _jar(self) -> Mapping[str, str]:
+        """The cookies, as the constructor has left them."""
+        return cast("Mapping[str, str]", self.cookies)
 
     def _request(
         self,
@@ -411,87 +277,4 @@ class Provider(ABC):
         )
 
     def _headers(self, conversation: Conversation) -> Mapping[str, str]:
-        return _cookies.header(self.cookies)
-
-
-def refusal(
-    response: Response, *, code: str | None = None, message: str = "", status: int | None = None
-) -> ProviderError:
-    """The `ProviderError` that fits a status, the same for every service unless its provider knows better."""
-    status = status or response.status
-    if status in (401, 403):
-        kind: type[ProviderError] = AuthenticationError
-    elif status == 429:
-        kind = RateLimited
-    elif status == 503:
-        kind = Overloaded
-    elif 400 <= status < 500:
-        kind = InvalidRequest
-    else:
-        kind = ProviderError
-    if 300 <= status < 400:
-        message = "the server redirects; check base_url"
-    return kind(message or f"HTTP status {status}", status=status, code=code, retry_after=response.retry_after)
-
-
-def plain_text(body: bytes, most: int = 300) -> str:
-    """The start of an error body as one printable line; markup is left out, since a gateway's page says nothing."""
-    text = body[:4096].decode("utf-8", "replace").strip()
-    if text.startswith("<"):
-        found = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
-        text = found.group(1) if found else ""
-    return shortened(text, most)
-
-
-def shortened(text: str, most: int = 300) -> str:
-    """At most ``most`` characters of ``text``, on one line, without control characters."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text[: most * 4]).split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
-def parsed(response: Response) -> dict[str, Any]:
-    """An error body as a JSON object; empty when it is none."""
-    try:
-        value = response.json()
-    except TrioprovError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _is_credential(header: str) -> bool:
-    return header.lower() in {"authorization", "proxy-authorization", "x-anonymous-user-id", "x-api-key"}
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    for name, value in headers.items():
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not a header name")
-        if name.lower() in _OURS:
-            raise ValueError(f"the header {name!r} is set by the client itself (credentials go into cookies=)")
-        if not value.isprintable() or not value.isascii() or value != value.strip():
-            raise ValueError(f"the value of the header {name!r} cannot be sent: printable ASCII only")
-    return dict(headers)
-
-
-def _split(what: str, url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"{what} is not a URL") from None  # the cause would quote it, password and all
-    return parts
-
-
-def _checked_url(what: str, url: str, schemes: tuple[str, ...]) -> str:
-    parts = _split(what, url)
-    if parts.scheme not in schemes or not parts.hostname or not url.isprintable() or " " in url:
-        raise ValueError(f"{what} must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)} and a host")
-    if what == "base_url" and (parts.query or parts.fragment or "@" in parts.netloc):
-        raise ValueError("base_url must have no query, fragment, user or password")
-    return url.rstrip("/")
-
-
-def _without_password(url: str) -> str:
-    parts = _split("proxy", url)
-    user, at, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}" if at else host, query="").geturl()
+        return _cookies.header(self._jar)

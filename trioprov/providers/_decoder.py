@@ -30,7 +30,7 @@ class Decoder(ABC):
     def decode(self, data: bytes, events: list[Event]) -> None:
         """Append the events that ``data`` completes; a `TrioprovError` ends the reply after those."""
 
-    def decode_eof(self, events: list[Event]) -> None:
+    def decode_eof(self, events: list[Event]) -> None:  # noqa: B027 - few streams have anything left to say
         """Append what the end of the body completes; by default nothing."""
 
     def receive_data(self, data: bytes) -> list[Event]:

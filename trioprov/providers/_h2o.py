@@ -1,4 +1,4 @@
-"""H2o: Hugging Face chat-ui (v0.3 to v0.6) in front of text-generation-inference.
+"""H2o: Hugging Face chat-ui (v0.3 to v0.6) in front of text-generation-inference (`_tgi`).
 
 What the server does is read from huggingface/chat-ui at v0.4 (``src/hooks.server.ts``, ``src/routes/``),
 huggingface/text-generation-inference at v0.9.4 (``router/src/server.rs``, ``validation.rs``) and SvelteKit 1.20.
@@ -7,34 +7,33 @@ huggingface/text-generation-inference at v0.9.4 (``router/src/server.rs``, ``val
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 from urllib.parse import quote, urlsplit
-
-import msgspec
 
 from .._conversation import Conversation
 from .._errors import (
     ConversationLost,
     InvalidRequest,
-    Overloaded,
+    ModelNotSupported,
     ProviderError,
     RemoteProtocolError,
     TrioprovError,
 )
-from .._events import Event, Finish, FinishReason, Usage
 from .._outcomes import Outcome
-from ..wire import SSEDecoder, reader
-from . import _cookies, _messages
-from ._base import Decoder, NewId, Provider, Request, Response, Steps, Stream, parsed, plain_text, refusal, shortened
+from . import _cookies
+from ._base import Provider
+from ._decoder import Stream
+from ._messages import Message, instruction, roles
 from ._parameters import flag, integer, number, strings, text
+from ._refusal import code_word, given_id, parsed, plain_text, refusal
+from ._steps import NewId, Request, Response, Steps
+from ._tgi import TGIDecoder, said
 
 _FALCON_40B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
 _FALCON_7B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-7b-v3"
 _LLAMA_13B = "h2oai/h2ogpt-gm-oasst1-en-2048-open-llama-13b"
-
-# A token some models send as text at their end; the earlier clients stopped at it. It is dropped, and ends nothing.
-_END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -109,22 +108,24 @@ class H2o(Provider):
         "response_id": text,
     }
     parameter_aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
-    reserved_parameters: ClassVar[frozenset[str]] = frozenset({"inputs", "options", "web_search_id"})
+    reserved_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"inputs", "options", "is_retry", "use_cache", "web_search_id"}
+    )
     supported_parameters: ClassVar[tuple[str, ...]] = ("max_tokens", *parameter_rules)
 
     def __post_init__(self) -> None:
         if self.prompt_style not in ("roles", "instruction"):
             raise ValueError(f"prompt_style must be 'roles' or 'instruction', not {self.prompt_style!r}")
+        flag("share_with_model_authors", self.share_with_model_authors)
         _cookies.checked({self.cookie_name: ""}, "")
         super().__post_init__()
 
-    def _first_prompt(self, messages: Sequence[_messages.Message]) -> str:
-        write = _messages.instruction if self.prompt_style == "instruction" else _messages.roles
-        return write(messages)
+    def _first_prompt(self, messages: Sequence[Message]) -> str:
+        return instruction(messages) if self.prompt_style == "instruction" else roles(messages)
 
     def mint(self, new_id: NewId) -> Mapping[str, str]:
         """A session cookie of our own; none if the user brings the cookie of a session."""
-        return {} if self.cookie_name in self.cookies else {self.cookie_name: new_id()}
+        return {} if self.cookie_name in self._jar else {self.cookie_name: new_id()}
 
     def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
         """Accept the terms (without which every POST is a 405), adopt the server's cookies, create."""
@@ -133,37 +134,38 @@ class H2o(Provider):
             settings["shareConversationsWithModelAuthors"] = "true"
         response = yield self._request(conversation, "POST", "/settings", form=settings)
         assert response is not None
-        # SvelteKit answers a form action with 200 or 303, by its reading of Accept; both mean that it was done.
-        if response.status != 303 and not (response.ok and parsed(response).get("type") not in ("error", "failure")):
+        if not _acted(response):
             raise self.refusal(response)
         conversation = self._adopted(conversation, response)
         yield conversation
 
-        response = yield self._request(
-            conversation, "POST", "/conversation", json={"model": self.model}, creates=True
-        )
+        response = yield self._request(conversation, "POST", "/conversation", json={"model": self.model}, creates=True)
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
-        created = parsed(response).get("conversationId")
-        if not isinstance(created, str) or not 0 < len(created) <= 128:
+        conversation = self._adopted(conversation, response)
+        created = given_id(parsed(response).get("conversationId"))
+        if created is None:
+            yield conversation
             raise RemoteProtocolError("the server created a conversation and did not say its id")
-        return self._adopted(conversation, response).replace(id=created)
+        return conversation.replace(id=created)
 
     def _adopted(self, conversation: Conversation, response: Response) -> Conversation:
         """With the cookies the server set, except for names that the client or the user already speaks for."""
         theirs = _cookies.received(response.all("set-cookie"))
-        new = {name: theirs[name] for name in theirs if name not in self.cookies and name != self.cookie_name}
+        new = {name: theirs[name] for name in theirs if name not in self._jar and name != self.cookie_name}
         return conversation.replace(identity={**conversation.identity, **new}) if new else conversation
 
     def ask(
         self,
         conversation: Conversation,
-        messages: Sequence[_messages.Message],
+        messages: Sequence[Message],
         options: Mapping[str, Any],
         new_id: NewId,
     ) -> Steps[Stream]:
         """One request; ``id`` and ``response_id`` of the options name the two messages it will store."""
+        if conversation.id is None:
+            raise ConversationLost("the conversation was never created")
         parameters = dict(options)
         ids = {name: parameters.pop(name, None) or new_id() for name in ("id", "response_id")}
         body = {
@@ -194,34 +196,35 @@ class H2o(Provider):
         The server answers 404 for a conversation that is gone and for one of another session alike, so a 404 is
         "gone" only if we speak with the cookie that created it.
         """
+        if conversation.id is None:
+            return "nothing_owed"
         if conversation.get("generating"):
-            try:
+            with suppress(TrioprovError):  # deleting matters more, and the generation ends by itself
                 yield self._stop_request(conversation)
-            except TrioprovError:
-                pass  # deleting matters more, and the generation ends by itself
         response = yield self._request(conversation, "DELETE", self._path(conversation))
         assert response is not None
         if response.ok:
             return "deleted"
-        if response.status == 404 and self.owns(conversation):
+        if response.status == 404 and self.owns(conversation) and (conversation.identity or self._jar):
             return "already_gone"
         raise self.refusal(response)
 
     def recover(self, conversation: Conversation) -> Steps[Outcome]:
-        """Delete everything of this session: only if this client chose the session, for this conversation alone."""
-        if self.cookie_name not in conversation.identity:
+        """Delete everything of this session: only if this client chose the session, for this conversation alone.
+
+        Whoever brings credentials of any kind may have a session of his own by them, and more conversations than this.
+        """
+        if self.cookie_name not in conversation.identity or self.credential() is not None:
             return "lost"
         # A named form action of SvelteKit: form-encoded, though it has no fields.
         response = yield self._request(conversation, "POST", "/conversations?/delete", form={})
         assert response is not None
-        if response.status == 303 or (response.ok and parsed(response).get("type") not in ("error", "failure")):
+        if _acted(response):
             return "deleted"
         raise self.refusal(response)
 
     def _stop_request(self, conversation: Conversation) -> Request:
-        return self._request(
-            conversation, "POST", f"{self._path(conversation)}/stop-generating", best_effort=True
-        )
+        return self._request(conversation, "POST", f"{self._path(conversation)}/stop-generating", best_effort=True)
 
     @staticmethod
     def _path(conversation: Conversation) -> str:
@@ -230,23 +233,24 @@ class H2o(Provider):
     def _headers(self, conversation: Conversation) -> Mapping[str, str]:
         parts = urlsplit(self.base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        cookie = _cookies.header(self.cookies, cast("Mapping[str, Any]", conversation.identity))
+        cookie = _cookies.header(self._jar, conversation.identity)
         return {"origin": origin, "referer": f"{self.base_url}/", **cookie}
 
     def refusal(self, response: Response) -> ProviderError:
         """chat-ui's own refusals, and those of the model's endpoint, which it passes on as they are."""
-        body = parsed(response)
         code, message = self._reason(response)
         if response.status == 404 and message == "Conversation not found":
             return ConversationLost(message, status=404)
+        if response.status == 410 and message == "Model not available anymore":
+            return ModelNotSupported(message, status=410)
         if response.status == 403 and "refer" in message.lower():
             return InvalidRequest(
                 f"{message} (the server's ORIGIN or PUBLIC_ORIGIN must be {self.base_url})", status=403
             )
         error = refusal(response, code=code, message=message)
         # The Hugging Face inference API: how many seconds until the model is loaded.
-        estimated = body.get("estimated_time")
-        if error.retry_after is None and isinstance(estimated, (int, float)) and estimated >= 0:
+        estimated = parsed(response).get("estimated_time")
+        if error.retry_after is None and isinstance(estimated, (int, float)) and 0 <= estimated < 1e9:
             error.retry_after = float(estimated)
         return error
 
@@ -254,99 +258,13 @@ class H2o(Provider):
         """``{"message": …}`` from a route, ``{"error": …}`` from a guard or TGI, or text."""
         body = parsed(response)
         message = body.get("message") or body.get("error")
-        code = body.get("error_type")
         if isinstance(message, dict):
             message = cast("dict[str, Any]", message).get("message")
         if not message:
             return None, "" if body else plain_text(response.body)
-        return (code if isinstance(code, str) else None), _sentence(message)
+        return code_word(body.get("error_type")), said(message)
 
 
-def _sentence(message: object) -> str:
-    """An error text; the Hugging Face inference API sends some as a list."""
-    if isinstance(message, list):
-        return shortened("; ".join(str(item) for item in cast("list[object]", message)))
-    return shortened(str(message))
-
-
-class _Piece(msgspec.Struct):
-    text: str
-    special: bool | None = False
-
-
-class _Details(msgspec.Struct):
-    finish_reason: str | None = None
-    generated_tokens: int | None = None
-    input_length: int | None = None
-
-
-class _Message(msgspec.Struct):
-    token: _Piece | None = None
-    generated_text: str | None = None
-    details: _Details | None = None
-    error: Any = None
-    error_type: Any = None
-
-
-_read = reader(_Message)
-
-_REASONS: dict[str, FinishReason] = {"eos_token": "stop", "length": "length", "stop_sequence": "stop_sequence"}
-
-
-class TGIDecoder(Decoder):
-    """The event stream of text-generation-inference (``generate_stream`` in ``router/src/server.rs``).
-
-    One JSON object per event. The last has a ``generated_text``; or an ``error``, which comes inside a 200, because the
-    handler cannot set a status any more. A stream that ends before either was cut.
-    """
-
-    def __init__(self, conversation: Conversation, stop: Sequence[str] = ()) -> None:
-        super().__init__(conversation)
-        self._sse = SSEDecoder()
-        self._stop = tuple(stop)
-
-    def decode(self, data: bytes, events: list[Event]) -> None:
-        for event in self._sse.receive_data(data):
-            message = _read(event.data)
-            token = message.token
-            if token is not None and not token.special and token.text and token.text != _END_OF_TEXT:
-                events.append(token.text)
-            if message.error is not None:
-                self._ended()
-                events.append(Finish("error", _tgi_error(message)))
-                return
-            if message.generated_text is not None:
-                self._ended()
-                self.server_text = message.generated_text
-                events.append(self._finish(message, message.generated_text))
-                return
-        if events and not self.conversation.started:
-            self.conversation = self.conversation.replace(started=True)
-
-    def _ended(self) -> None:
-        self.conversation = self.conversation.replace(generating=None)
-
-    def _finish(self, message: _Message, whole: str) -> Finish:
-        self.conversation = self.conversation.replace(started=True)
-        details = message.details
-        if details is None:
-            # Only an end-of-sequence token is special; a stop sequence stays at the end of the text.
-            special = message.token is not None and bool(message.token.special)
-            stopped = any(whole.endswith(stop) for stop in self._stop)
-            return Finish("stop" if special else "stop_sequence" if stopped else "length")
-        usage = Usage(input_tokens=details.input_length, output_tokens=details.generated_tokens)
-        reason = _REASONS.get(details.finish_reason or "")
-        if reason is None:
-            said = shortened(str(details.finish_reason), 60)
-            return Finish("error", RemoteProtocolError(f"the model ended for an unknown reason: {said}"), usage)
-        return Finish(reason, usage=usage)
-
-
-def _tgi_error(message: _Message) -> ProviderError:
-    code = message.error_type if isinstance(message.error_type, str) else None
-    kind = ProviderError
-    if code == "overloaded":
-        kind = Overloaded
-    elif code in ("validation", "template_error", "missing_template_variable", "tool_error"):
-        kind = InvalidRequest
-    return kind(_sentence(message.error), code=code)
+def _acted(response: Response) -> bool:
+    """Whether SvelteKit did what a form asked: 200 or 303, by its reading of Accept, and a 200 may hold an error."""
+    return response.status == 303 or (response.ok and parsed(response).get("type") not in ("error", "failure"))

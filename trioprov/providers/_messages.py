@@ -7,7 +7,7 @@ The shapes are those of the gpt4free helpers that the services' earlier clients 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 Messages: TypeAlias = str | Sequence[Mapping[str, str]]
 """What `ask` takes: a string (one user message), or a list of ``{"role": …, "content": …}``."""
@@ -26,7 +26,7 @@ class Message(NamedTuple):
     content: str
 
 
-def checked_messages(messages: Any) -> tuple[Message, ...]:
+def checked_messages(messages: object) -> tuple[Message, ...]:
     """The messages as a tuple.
 
     Raises:
@@ -36,7 +36,9 @@ def checked_messages(messages: Any) -> tuple[Message, ...]:
     if isinstance(messages, str):
         found = [Message("user", messages)]
     elif isinstance(messages, Mapping) or not isinstance(messages, Sequence):
-        raise TypeError(f"messages must be a string or a list of messages, not {type(messages).__name__}")
+        raise TypeError(
+            f"messages must be a string or a list of messages, not {type(cast('object', messages)).__name__}"
+        )
     else:
         found = [_message(item) for item in cast("Sequence[object]", messages)]
     if not found:

@@ -11,25 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
-import msgspec
-
 from .._conversation import Conversation
 from .._errors import (
     AuthenticationError,
     ConversationLost,
-    IncompleteReply,
     ModelNotSupported,
-    Overloaded,
     ProviderError,
     RateLimited,
     RemoteProtocolError,
 )
-from .._events import Event, Finish, Notice, Queued
+from .._events import Event
 from .._outcomes import Outcome
-from ..wire import SSEDecoder, reader
-from . import _messages
-from ._base import Decoder, NewId, Pause, Provider, Response, Steps, Stream, parsed, plain_text, refusal, shortened
+from ._base import Provider
+from ._decoder import Decoder, Stream
+from ._messages import Message, inst, roles
+from ._oasst import OpenAssistantDecoder, settled
 from ._parameters import integer, number, refused, text
+from ._refusal import given_id, parsed, plain_text, refusal, shortened
+from ._steps import NewId, Pause, Response, Steps
 
 # How often a message that somebody else reads, or nobody any more, is looked at, in seconds.
 _POLL = 1.0
@@ -86,7 +85,6 @@ class OpenAssistant(Provider):
         "OA_SFT_Llama_30B_7",
         "OA_SFT_Llama_30Bq_7",
         "OA_SFT_Llama_30B_7e3",
-        "OA_SFT_Llama_30Bq_7e3",
         "OA_RLHF_Llama_30B_2_7k",
         "Carper_RLHF_13B_1",
         "Carper_RLHF_13Bq_1",
@@ -122,7 +120,10 @@ class OpenAssistant(Provider):
     reserved_parameters: ClassVar[frozenset[str]] = frozenset(
         {"chat_id", "parent_id", "model_config_name", "sampling_parameters", "content", "message_id"}
     )
-    supported_parameters: ClassVar[tuple[str, ...]] = ("max_tokens", *(name for name in parameter_rules if name != "stop"))
+    supported_parameters: ClassVar[tuple[str, ...]] = (
+        "max_tokens",
+        *(name for name in parameter_rules if name != "stop"),
+    )
 
     def __post_init__(self) -> None:
         if self.prompt_style not in ("roles", "inst"):
@@ -136,13 +137,12 @@ class OpenAssistant(Provider):
         nulls = {name: None for name, value in self.default_parameters.items() if value is None and name not in given}
         return {**nulls, **options}
 
-    def _first_prompt(self, messages: Sequence[_messages.Message]) -> str:
-        write = _messages.inst if self.prompt_style == "inst" else _messages.roles
-        return write(messages)
+    def _first_prompt(self, messages: Sequence[Message]) -> str:
+        return inst(messages) if self.prompt_style == "inst" else roles(messages)
 
     def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
         """Create a chat, in the name of whoever the cookies say."""
-        if not self.cookies:
+        if not self._jar:
             raise AuthenticationError("Open Assistant needs the cookies of a login: OpenAssistant(cookies={…})")
         response = yield self._request(conversation, "POST", "/api/chat", creates=True)
         assert response is not None
@@ -153,11 +153,13 @@ class OpenAssistant(Provider):
     def ask(
         self,
         conversation: Conversation,
-        messages: Sequence[_messages.Message],
+        messages: Sequence[Message],
         options: Mapping[str, Any],
         new_id: NewId,
     ) -> Steps[Stream]:
         """The prompt as one message, the answer as another, and the events of that."""
+        if conversation.id is None:
+            raise ConversationLost("the conversation was never created")
         if conversation.get("pending"):
             conversation = yield from self._previous_answer(conversation)
             yield conversation
@@ -166,7 +168,7 @@ class OpenAssistant(Provider):
         yield conversation
 
         top = {name: options[name] for name in _TOP_LEVEL if name in options}
-        body = {
+        body: dict[str, Any] = {
             "chat_id": conversation.id,
             "parent_id": conversation["unanswered"],
             "model_config_name": self.model,
@@ -175,17 +177,13 @@ class OpenAssistant(Provider):
             **top,
         }
         # From here on a worker may be at it, and only the answer to this says which message to wait for.
-        response = yield self._request(
-            conversation, "POST", "/api/chat/assistant_message", json=body, must_answer=True
-        )
+        response = yield self._request(conversation, "POST", "/api/chat/assistant_message", json=body, must_answer=True)
         assert response is not None
         if not response.ok:
             raise self._assistant_refusal(response)
         pending = conversation.replace(pending=_id(response))
         query = {"chat_id": conversation.id or "", "message_id": pending["pending"]}
-        return Stream(
-            self._request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending)
-        )
+        return Stream(self._request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending))
 
     def _prompter_message(self, conversation: Conversation, prompt: str) -> Steps[Conversation]:
         """Store the prompt; unless it is there, from an ask that failed after it."""
@@ -211,8 +209,8 @@ class OpenAssistant(Provider):
         """Wait for an answer that was left before its end: its message is the parent of whatever comes next."""
         while True:
             message = yield from self._message(conversation)
-            if message.get("state") not in ("pending", "in_progress"):
-                return _settled(conversation, message)
+            if message["state"] not in ("pending", "in_progress"):
+                return settled(conversation, message["state"])
             yield Pause(_POLL)
 
     def _message(self, conversation: Conversation) -> Steps[dict[str, Any]]:
@@ -221,7 +219,10 @@ class OpenAssistant(Provider):
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
-        return parsed(response)
+        message = parsed(response)
+        if not isinstance(message.get("state"), str):
+            raise RemoteProtocolError("the server did not say what became of the answer")
+        return message
 
     def after_stream(self, decoder: Decoder) -> Steps[list[Event]]:
         """A stream without any event: the message was complete before it was subscribed to, so it is read itself."""
@@ -231,9 +232,10 @@ class OpenAssistant(Provider):
         return decoder.read(message)
 
     def close(self, conversation: Conversation) -> Steps[Outcome]:
-        """DELETE; the proxy answers 500 when the chat is gone already, so a refusal is checked by asking for the chat."""
-        query = {"chat_id": conversation.id or ""}
-        response = yield self._request(conversation, "DELETE", "/api/chat", query=query)
+        """DELETE; the proxy answers 500 also when the chat is gone already, so then the chat is asked for."""
+        if conversation.id is None:
+            return "nothing_owed"
+        response = yield self._request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
         if response.ok:
             return "deleted"
@@ -258,7 +260,7 @@ class OpenAssistant(Provider):
         return refusal(response, code=code, message=message)
 
     def _assistant_refusal(self, response: Response) -> ProviderError:
-        """The rate limiter's 429 is lost on its way: upstream raises it wrongly, and 500 "Something went wrong" is left."""
+        """The rate limiter's 429 gets lost: upstream raises it wrongly, and 500 "Something went wrong" is left."""
         error = self.refusal(response)
         if response.status == 500 and error.message == "Something went wrong":
             return RateLimited("rate limit or internal error", status=500, retry_after=error.retry_after)
@@ -270,102 +272,22 @@ class OpenAssistant(Provider):
         if isinstance(message, list):
             return None, shortened("; ".join(_complaint(item) for item in cast("list[object]", message)))
         if message:
-            return None, shortened(str(message))
+            return None, shortened(message)
         return None, plain_text(response.body)
 
 
 def _complaint(item: object) -> str:
     if not isinstance(item, dict):
-        return str(item)
+        return shortened(item)
     fields = cast("dict[str, Any]", item)
     where = fields.get("loc")
-    place = ".".join(str(step) for step in cast("list[object]", where)) if isinstance(where, list) else ""
-    return f"{place}: {fields.get('msg')}" if place else str(fields.get("msg", fields))
+    place = ".".join(shortened(step) for step in cast("list[object]", where)) if isinstance(where, list) else ""
+    said = shortened(fields.get("msg", fields))
+    return f"{place}: {said}" if place else said
 
 
 def _id(response: Response) -> str:
-    found = parsed(response).get("id")
-    if not isinstance(found, str) or not 0 < len(found) <= 128:
+    found = given_id(parsed(response).get("id"))
+    if found is None:
         raise RemoteProtocolError("the server created something and did not say its id")
     return found
-
-
-def _settled(conversation: Conversation, message: Mapping[str, Any]) -> Conversation:
-    """The conversation once its pending answer has ended: only a complete answer can be built upon."""
-    if message.get("state") != "complete":
-        return conversation.replace(pending=None)
-    return conversation.replace(
-        pending=None, parent=conversation["pending"], unanswered=None, unanswered_prompt=None, started=True
-    )
-
-
-class _Body(msgspec.Struct):
-    content: str | None = None
-    state: str | None = None
-
-
-class _Event(msgspec.Struct):
-    event_type: str
-    text: str | None = None
-    queue_position: int | None = None
-    queue_size: int | None = None
-    error: Any = None
-    message: _Body | None = None
-    current_plugin_thought: Any = None
-
-
-_read = reader(_Event)
-
-
-class OpenAssistantDecoder(Decoder):
-    """The events of one answer (``oasst_inference_server/schemas/chat.py``).
-
-    ``message`` and ``error`` end it. Texts of tokens are held back on the worker by the length of the longest stop
-    sequence, so that joined they may differ from the final message in white space.
-    """
-
-    def __init__(self, conversation: Conversation) -> None:
-        super().__init__(conversation)
-        self._sse = SSEDecoder()
-        self.heard = False
-
-    def decode(self, data: bytes, events: list[Event]) -> None:
-        for event in self._sse.receive_data(data):
-            self.heard = True
-            said = _read(event.data)
-            kind = said.event_type
-            if kind == "token":
-                if said.text:
-                    events.append(said.text)
-            elif kind == "pending":
-                events.append(Queued(said.queue_position or 0, said.queue_size))
-            elif kind == "plugin_intermediate":
-                if said.current_plugin_thought:
-                    events.append(Notice("plugin", shortened(str(said.current_plugin_thought), 4000)))
-            elif kind == "message":
-                events += self.read({"state": "complete", "content": said.message and said.message.content})
-                return
-            elif kind == "error":
-                state = said.message.state if said.message else None
-                self.conversation = _settled(self.conversation, {"state": state or "aborted_by_worker"})
-                events.append(Finish("error", _failure(said.error)))
-                return
-
-    def read(self, message: Mapping[str, Any]) -> list[Event]:
-        """The end of the answer, from its message."""
-        state, content = message.get("state"), message.get("content")
-        if state in ("pending", "in_progress"):
-            return [Finish("error", IncompleteReply("the stream ended, and the service still works on the answer"))]
-        self.conversation = _settled(self.conversation, message)
-        if state == "complete" and isinstance(content, str):
-            self.server_text = content
-            return [Finish("stop")]
-        if state == "complete":
-            return [Finish("error", RemoteProtocolError("the service completed an answer without content"))]
-        return [Finish("error", ProviderError(f"the service ended the answer: {shortened(str(state), 60)}"))]
-
-
-def _failure(error: object) -> ProviderError:
-    said = shortened(str(error))
-    kind = Overloaded if said == "Timeout" else ProviderError  # nobody took it from the queue in time
-    return kind(said)

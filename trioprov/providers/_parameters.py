@@ -11,9 +11,9 @@ Check: TypeAlias = Callable[[str, Any], Any]
 
 # What the session, not the model, is told; a service that merged these into its own parameters would ignore them,
 # and the caller would never learn that they had no effect.
+# (The provider's own fields are added to these.)
 RESERVED = frozenset(
-    "messages model provider stream proxy base_url headers cookies parameters timeout client conversation "
-    "return_conversation prompt_style".split()
+    "messages provider providers client conversation return_conversation deadlines timeout stream prompt_style".split()  # noqa: SIM905
 )
 
 
@@ -23,9 +23,12 @@ def number(low: float = -math.inf, high: float = math.inf, *, below: float = mat
     def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-        if not math.isfinite(value) or not low <= value <= high or not value < below:
-            top = f" and below {below:g}" if math.isfinite(below) else f" and at most {high:g}"
-            raise ValueError(f"{name} must be at least {low:g}{top}, not {value!r}")
+        # Not `math.isfinite`, which cannot take an int that is larger than any float.
+        if not (-math.inf < value < math.inf and low <= value <= high and value < below):
+            limits = [f"at least {low:g}"] if low > -math.inf else []
+            limits += [f"at most {high:g}"] if high < math.inf else []
+            limits += [f"below {below:g}"] if below < math.inf else []
+            raise ValueError(f"{name} must be {' and '.join(limits) or 'finite'}, not {value!r}")
         if step and abs(value / step - round(value / step)) > 1e-6:
             raise ValueError(f"{name} must be a multiple of {step:g}, not {value!r}")
         return value
@@ -105,8 +108,12 @@ def merged(
     """
     result: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"parameters must be a mapping, not {type(layer).__name__}")
         seen: dict[str, str] = {}
         for given, value in layer.items():
+            if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError("parameter names must be strings")
             if given in reserved or given in RESERVED:
                 raise TypeError(f"{given!r} is not a generation parameter")
             name = aliases.get(given, given)

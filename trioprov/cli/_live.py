@@ -1,0 +1,340 @@
+"""The side-by-side view, drawn by rich: a column for each lane; where columns have no room, one below the other.
+
+What a server sent is drawn as it is: cleaned of control characters, and never read as rich's markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+
+import trio
+from rich.cells import get_character_cell_size
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from .. import Event, FanOut, Finish, Lane, Notice, Queued
+from ._advice import described
+from ._interrupts import Interrupts
+from ._plain import title
+from ._text import Cleaner, Voice, clean
+
+_NARROWEST = 24  # columns of a lane, border included
+_FRAME = 4  # of these, the border and the blank beside it
+_PERIOD = 0.08  # seconds from one frame to the next
+_KEPT_LINES = 500  # more than a terminal shows
+_KEPT_TEXT = 64 * 1024  # more than those lines hold
+
+_SIGNS = {"wait": "○", "queue": "◔", "stream": "●", "done": "✓", "stop": "■", "fail": "✗"}
+_ASCII_SIGNS = {"wait": ".", "queue": "~", "stream": ">", "done": "=", "stop": "#", "fail": "!"}
+_STYLES = {"wait": "dim", "queue": "yellow", "stream": "cyan", "done": "green", "stop": "magenta", "fail": "red"}
+
+
+class Wrapper:
+    """Wraps text that comes in pieces; what was wrapped stays as it is, so that a column never flickers.
+
+    Attributes:
+        count: how many lines there are, also those that were dropped.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = max(width, 2)  # a wide character must fit
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._line = ""
+        self._complete = 0
+
+    @property
+    def count(self) -> int:
+        """Lines so far, the one that is being written included."""
+        return self._complete + bool(self._line)
+
+    def feed(self, text: str) -> None:
+        """More text, already cleaned."""
+        first, *others = text.expandtabs(4).split("\n")
+        self._extend(first)
+        for line in others:
+            self._commit(self._line)
+            self._line = ""
+            self._extend(line)
+
+    def last(self, most: int) -> list[str]:
+        """The last lines."""
+        lines = [*self._lines, self._line] if self._line else list(self._lines)
+        return lines[-most:] if most > 0 else []
+
+    def _extend(self, text: str) -> None:
+        line = self._line + text
+        while (cut := self._cut(line)) is not None:
+            self._commit(line[:cut].rstrip(" "))
+            line = line[cut:].lstrip(" ")
+        self._line = line
+
+    def _cut(self, line: str) -> int | None:
+        """Where a line is too long: behind its last blank, or in the middle of a word that fills it."""
+        cells = after_blank = 0
+        word = False
+        for index, char in enumerate(line):
+            if char == " ":
+                after_blank = index + 1 if word else 0
+                cells += 1  # blanks may stick out
+                continue
+            size = get_character_cell_size(char)
+            if cells + size > self._width:
+                return after_blank or max(index, 1)
+            cells += size
+            word = True
+        return None
+
+    def _commit(self, line: str) -> None:
+        self._lines.append(line)
+        self._complete += 1
+
+
+@dataclass
+class _Cell:
+    """What is shown of one lane."""
+
+    lane: Lane
+    asked_at: float
+    width: int = 0
+    cleaner: Cleaner = field(default_factory=Cleaner)
+    wrapper: Wrapper = field(default_factory=lambda: Wrapper(2))
+    error: Wrapper = field(default_factory=lambda: Wrapper(2))
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    queued: Queued | None = None
+    notice: str = ""
+
+    def feed(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case str():
+                if self.first_token_at is None:
+                    self.first_token_at = trio.current_time()
+                self.wrapper.feed(self.cleaner.feed(event))
+            case Queued():
+                self.queued = event
+            case Notice():
+                self.notice = " ".join(clean(f"{event.kind}: {event.text}").split())
+            case Finish():
+                self.ended_at = trio.current_time()
+                self.wrapper.feed(self.cleaner.end())
+                self._write_error()
+            case _:
+                pass
+
+    def fit(self, width: int) -> None:
+        """Wrap for this width from now on."""
+        if width != self.width:
+            self.width = width
+            self.wrapper, self.cleaner = Wrapper(width), Cleaner()
+            text = self.lane.reply.text if self.first_token_at is not None else ""
+            self.wrapper.feed(self.cleaner.feed(text[-_KEPT_TEXT:]))
+            self._write_error()
+
+    def _write_error(self) -> None:
+        self.error = Wrapper(self.width)
+        finish = self.lane.reply.finish
+        if finish is not None and finish.error is not None:
+            self.error.feed(clean(described(finish.error)))
+
+    @property
+    def height(self) -> int:
+        """How many lines there are to show."""
+        return self.wrapper.count + self.error.count
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """A key of the signs and styles, and words."""
+        finish, cleanup = self.lane.reply.finish, self.lane.cleanup
+        gone = f" · {cleanup.outcome.replace('_', ' ')}" if finish and cleanup else ""
+        if finish is not None and finish.error is not None:
+            return "fail", type(finish.error).__name__ + gone
+        if finish is not None and finish.reason == "interrupted":
+            return "stop", "stopped" + gone
+        if finish is not None:
+            return "done", f"done: {finish.reason}{gone}"
+        if self.first_token_at is not None:
+            return "stream", "streaming"
+        if self.queued is not None:
+            size = f" of {self.queued.size}" if self.queued.size else ""
+            return "queue", f"queued {self.queued.position}{size}"
+        return "wait", self.notice or f"waiting {trio.current_time() - self.asked_at:.0f} s"
+
+    @property
+    def timing(self) -> str:
+        """Time to first token, and to the end if there is room for it."""
+        if self.first_token_at is None:
+            return ""
+        first = f"first token {self.first_token_at - self.asked_at:.2f} s"
+        if self.ended_at is None:
+            return first
+        both = f"{first}, end {self.ended_at - self.asked_at:.2f} s"
+        return both if len(both) <= self.width - 2 else first
+
+
+class LiveView:
+    """Draws the lanes of one question on a terminal.
+
+    Args:
+        voice: stderr, which speaks above the view while it is drawn.
+        interrupts: must know when the cursor is hidden.
+    """
+
+    def __init__(self, voice: Voice, interrupts: Interrupts, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._voice = voice
+        self._interrupts = interrupts
+        self._cells: list[_Cell] = []
+        self._changed = True
+        self._over = False
+        self._whole = True
+        self._body = 3  # lines of text in each cell; only grows, so that nothing jumps
+        self._size = (0, 0)
+
+    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
+        """Draw until every lane has ended and its conversation is deleted."""
+        # Redirecting would move stderr to stdout, and refreshing by itself would take a thread.
+        live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._voice.above = lambda text: self._console.print(Text(text), soft_wrap=True)
+        self._interrupts.drawing = True
+        try:
+            async with trio.open_nursery() as nursery:
+                async with opened as fan:
+                    begin(fan.lanes)
+                    self._cells = [_Cell(lane, trio.current_time()) for lane in fan.lanes]
+                    self._draw(live)
+                    live.start()
+                    nursery.start_soon(self._keep_drawing, live)
+                    async for lane, event in fan:
+                        self._cells[lane.index].feed(event)
+                        self._changed = True
+                nursery.cancel_scope.cancel()
+        finally:
+            # A terminal that is gone must not get in the way of the cleanup.
+            self._over = True
+            with suppress(OSError):
+                self._draw(live)
+                self._whole = all(cell.height <= self._room(len(self._cells))[2] for cell in self._cells)
+                live.transient = not self._whole
+                live.stop()
+            self._voice.above = None
+            self._interrupts.drawing = False
+
+    def conclude(self) -> None:
+        """Print the answers of which the view could show only a part."""
+        if self._whole:
+            return
+        for cell in self._cells:
+            text = clean(cell.lane.reply.text)
+            if text:
+                self._console.print(Text(f"== {title(cell.lane.provider)} ==", style="bold"))
+                self._console.print(Text(text, overflow="fold"), end="\n\n")
+
+    async def _keep_drawing(self, live: Live) -> None:
+        told = 0.0
+        while True:
+            now = trio.current_time()
+            if self._changed or self._console.size != self._size or now - told >= 1.0:
+                told = now
+                try:
+                    self._draw(live)
+                except OSError:  # the terminal was closed: a signal is on its way
+                    return
+            await trio.sleep(_PERIOD)
+
+    def _draw(self, live: Live) -> None:
+        self._changed = False
+        self._size = self._console.size
+        live.update(self._frame(), refresh=live.is_started)
+
+    # -- One frame ---------------------------------------------------------------------------------------------------
+
+    def _room(self, lanes: int) -> tuple[int, int, int]:
+        """How many cells stand side by side, how high a cell may be, and how many lines of text that leaves it."""
+        across = max(1, min(lanes, self._console.width // _NARROWEST))
+        down = math.ceil(lanes / across)
+        # Below the cells stand a line of help and the cursor.
+        high = (self._console.height - 2) // max(down, 1)
+        return across, high, high - 2 - self._heading(high)
+
+    @staticmethod
+    def _heading(high: int) -> int:
+        """Lines above the text: the model and the state; in a low cell the model goes into the border."""
+        return 2 if high >= 9 else 1
+
+    def _frame(self) -> RenderableType:
+        across, high, body = self._room(len(self._cells))
+        if body < 1:
+            return self._list()
+        widths = [self._console.width // across + (index < self._console.width % across) for index in range(across)]
+        for index, cell in enumerate(self._cells):
+            cell.fit(widths[index % across] - _FRAME)
+        self._body = min(body, max(self._body, *(cell.height for cell in self._cells)))
+        grid = Table.grid(padding=0)
+        for width in widths:
+            grid.add_column(width=width)
+        for start in range(0, len(self._cells), across):
+            row = enumerate(self._cells[start : start + across])
+            grid.add_row(*(self._panel(cell, widths[index], high) for index, cell in row))
+        return grid if self._over else Group(grid, self._footer())
+
+    def _panel(self, cell: _Cell, width: int, high: int) -> Panel:
+        heading = self._heading(high)
+        key, words = cell.state
+        parts = [Text(f"{self._sign(key)} {words}", style=_STYLES[key], no_wrap=True, overflow="ellipsis")]
+        name = clean(cell.lane.provider.label)
+        if heading == 2:
+            parts.insert(0, Text(clean(cell.lane.provider.model), style="dim", no_wrap=True, overflow="ellipsis"))
+        else:
+            name = title(cell.lane.provider)
+        errors = cell.error.last(self._body)
+        lines = cell.wrapper.last(self._body - len(errors))
+        parts += [Text(line, no_wrap=True, overflow="crop") for line in lines]
+        parts += [Text(line, style="red", no_wrap=True, overflow="crop") for line in errors]
+        label = Text(name, style="bold")
+        label.truncate(width - 6, overflow="ellipsis")
+        return Panel(
+            Group(*parts),
+            title=label,
+            subtitle=Text(cell.timing, style="dim") if cell.timing else None,
+            width=width,
+            height=2 + heading + self._body,
+            border_style=_STYLES[key],
+        )
+
+    def _list(self) -> RenderableType:
+        """A line for each lane, where there is no room for more."""
+        room = max(1, self._console.height - 3)
+        shown = self._cells[:room]
+        lines = [
+            Text.assemble(
+                (f"{self._sign(cell.state[0])} ", _STYLES[cell.state[0]]),
+                (f"{clean(cell.lane.provider.label)}: ", "bold"),
+                f"{cell.state[1]}, {len(cell.lane.reply.text)} characters",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            for cell in shown
+        ]
+        if len(shown) < len(self._cells):
+            lines[-1:] = [Text(f"and {len(self._cells) - len(shown) + 1} more", style="dim")]
+        return Group(*lines) if self._over else Group(*lines, self._footer())
+
+    def _footer(self) -> Text:
+        answering = sum(cell.lane.reply.finish is None for cell in self._cells)
+        deleting = sum(cell.lane.cleanup is None for cell in self._cells)
+        if answering:
+            words = f"{answering} of {len(self._cells)} answering. Ctrl-C stops, and deletes the conversations."
+        else:
+            words = "Deleting the conversations." if deleting else ""
+        return Text(words, style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _sign(self, key: str) -> str:
+        return (_ASCII_SIGNS if self._console.options.ascii_only else _SIGNS)[key]
