@@ -33,7 +33,7 @@ class Debt:
         kept: it is not to be deleted.
 
     Attributes:
-        uncertain: a create may have happened whose id is not known.
+        provisional: what was said to somebody who could not wait for the report.
         until: until when, on trio's clock, the settling goes on; ``-inf`` before, ``inf`` while a connection is waited
             for.
         report: how it ended.
@@ -43,15 +43,31 @@ class Debt:
         self.provider = provider
         self.conversation = conversation
         self.kept = kept
-        self.uncertain = False
         self.until = -math.inf
         self.report: CleanupReport | None = None
+        self.provisional: CleanupReport | None = None
+        # Creates that may have happened: the last one, whose id may still become known, and those before it.
+        self._doubtful = False
+        self._lost = False
 
     def remember(self, conversation: Conversation) -> None:
-        """What is known of it changes; once there is an id, nothing is uncertain."""
+        """What is known of it changes; an id says what the last create made."""
         self.conversation = conversation
         if conversation.id is not None:
-            self.uncertain = False
+            self._doubtful = False
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether a create may have happened whose id is not known."""
+        return self._doubtful or self._lost
+
+    def create_begins(self) -> None:
+        """Another create: whatever the one before it made will never be known."""
+        self._lost, self._doubtful = self.uncertain, False
+
+    def create_doubted(self) -> None:
+        """The create under way may never be heard of."""
+        self._doubtful = True
 
     def create_ended(self, *, sent: bool, status: int | None) -> None:
         """A create was answered (or not: ``status`` is `None`): without an id, it may have happened all the same.
@@ -61,7 +77,7 @@ class Debt:
         """
         if self.conversation.id is None:
             refused = status is not None and 300 <= status < 500
-            self.uncertain = sent and not refused
+            self._doubtful = sent and not refused
 
     def forecast(self) -> CleanupReport:
         """The report; or what it would be if nobody did anything any more."""
@@ -70,7 +86,7 @@ class Debt:
         if self.conversation.id is None and not self.uncertain:
             return CleanupReport(outcome="nothing_owed")
         error = TrioprovError("the cleanup was not confirmed in time; it goes on for a while in the background")
-        if self.conversation.id is None and not self._recoverable():
+        if self.uncertain and not self._recoverable():
             return self._dated(CleanupReport(outcome="lost", error=error))
         return CleanupReport(outcome="owed", error=error)
 
@@ -82,11 +98,13 @@ class Debt:
             budget: seconds for all of the cleanup.
             ended_at: when, on trio's clock, the session ended and the budget began.
         """
+        flows: list[Callable[[Conversation], Steps[Outcome]]] = []
         if self.conversation.id is not None and not self.kept:
-            flow: Callable[[Conversation], Steps[Outcome]] = self.provider.close
-        elif self.uncertain and not self.kept:
-            flow = self.provider.recover
-        else:
+            flows.append(self.provider.close)
+        # "Delete all of this owner" would delete what is kept as well.
+        if self.uncertain and not (self.kept and self._recoverable()):
+            flows.append(self.provider.recover)
+        if not flows:
             self.report = CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
             return
         begun = trio.current_time()
@@ -98,10 +116,12 @@ class Debt:
             return self.until
 
         self.until = math.inf
-        report = await settle(
-            self.provider, self.conversation, flow, transport=transport, deadline=deadline, budget=budget
-        )
-        self.report = report = self._dated(report)
+        reports = [
+            await settle(self.provider, self.conversation, flow, transport=transport, deadline=deadline, budget=budget)
+            for flow in flows
+        ]
+        report = self._dated(next((report for report in reports if report.outcome in FAILED), reports[0]))
+        self.report = report
         if report.error is not None:
             cleaned(report.error, self.provider, self.conversation)
         log.log(
@@ -133,12 +153,27 @@ class Debt:
 
 
 def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> Exception:
-    """The error without any credential that a server may have echoed into it."""
-    if isinstance(exc, ProviderError):
-        for secret in provider.secrets(conversation):
-            exc.message = exc.message.replace(secret, "***")
-        exc.args = (exc.message,)
+    """The error, and its causes, without any credential that a server may have echoed into it."""
+    secrets = provider.secrets(conversation)
+    link: BaseException | None = exc
+    for _ in range(10):
+        if link is None:
+            break
+        link.args = tuple(_blotted(part, secrets) if isinstance(part, str) else part for part in link.args)
+        if isinstance(link, ProviderError):
+            link.message = _blotted(link.message, secrets)
+        link = link.__cause__ or link.__context__
     return exc
+
+
+def _blotted(text: str, secrets: tuple[str, ...]) -> str:
+    """Blot out each secret, and what begins like one, since a long text may have been cut in its middle."""
+    for secret in secrets:
+        begins = secret[:8]
+        while (at := text.find(begins)) >= 0:
+            end = next((n for n, char in enumerate(secret) if text[at + n : at + n + 1] != char), len(secret))
+            text = f"{text[:at]}***{text[at + end :]}"
+    return text
 
 
 async def settle(
@@ -183,7 +218,7 @@ async def _settle(
         until = trio.current_time() + max(left / 2, budget / 4)
         try:
             with trio.CancelScope(deadline=min(until, deadline)):
-                outcome = await _attempt(provider, conversation, flow, transport)
+                outcome = await _attempt(provider, conversation, flow, transport, deadline - budget / 2)
                 return CleanupReport(outcome=outcome, attempts=attempts, error=error if outcome == "lost" else None)
             error = error or TotalTimeout("the server did not answer the cleanup in time")
         except TrioprovError as exc:
@@ -207,6 +242,7 @@ async def _attempt(
     conversation: Conversation,
     flow: Callable[[Conversation], Steps[Outcome]],
     transport: Transport,
+    patience: float,
 ) -> Outcome:
     async def send(request: Request) -> Response:
         if not request.best_effort:
@@ -216,7 +252,13 @@ async def _attempt(
             return await transport.send_cleanup(provider, request)
         raise TotalTimeout("the server did not answer in time")
 
-    return await _flow.carry_out(flow(conversation), send, lambda _: None)
+    async def pause(seconds: float) -> None:
+        # A service that cannot stop is waited for, for half of the budget, and then deleted from under its worker.
+        if trio.current_time() + seconds > patience:
+            raise TotalTimeout("the service still works on the answer")
+        await trio.sleep(seconds)
+
+    return await _flow.carry_out(flow(conversation), send, lambda _: None, pause)
 
 
 def _worth_another_try(error: Exception) -> bool:

@@ -24,7 +24,7 @@ class Conversation(dict[str, Any]):
     - ``provider``, ``base_url``: whose it is, and where;
     - ``id``: the server's id, once it is known;
     - ``identity``: the credentials minted for this conversation alone;
-    - ``credential``: a fingerprint of the user's own credentials, when those own the conversation;
+    - ``credential``: a fingerprint of everything we spoke with when it was created;
     - ``opened_by``: the process that created it;
     - ``started``: whether the server holds a turn of it.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import trio
@@ -30,28 +30,57 @@ class _LaneLog(Broadcast[Event]):
     The merged log holds only lanes: the events themselves are read from each lane's log, so they are stored once.
     """
 
-    def __init__(self, fan: FanOut, index: int) -> None:
+    def __init__(self, merge: _Merge, index: int) -> None:
         super().__init__(Lagged)
-        self._fan = fan
+        self._merge = merge
         self._index = index
 
     def room(self) -> float:
-        return min(super().room(), self._fan.merged.room())
+        return min(super().room(), self._merge.turns.room())
 
     async def wait_room(self) -> None:
         while self.room() <= 0:
-            await (super() if super().room() <= 0 else self._fan.merged).wait_room()
+            await super().wait_room()
+            await self._merge.turns.wait_room()
 
     def publish(self, items: Iterable[Event]) -> None:
         before = len(self)
         super().publish(items)
-        self._fan.merged.publish([self._index] * (len(self) - before))
+        self._merge.turns.publish([self._index] * (len(self) - before))
 
     def close(self, *last: Event) -> None:
         if not self.closed:
             super().close(*last)
-            self._fan.merged.publish([self._index] * len(last))
-            self._fan.lane_ended(last)
+            self._merge.turns.publish([self._index] * len(last))
+            self._merge.lane_ended(last)
+
+
+class _Merge:
+    """What the lanes of a fan-out share. It knows none of their handles, so that those can be dropped.
+
+    Attributes:
+        turns: whose event comes next, as an index.
+        stops: what interrupts each lane.
+        first_error: with ``cancels``, the first lane's error.
+    """
+
+    def __init__(self, *, cancels: bool) -> None:
+        self.turns: Broadcast[int] = Broadcast(lambda missed: missed)
+        self.stops: list[Callable[[], None]] = []
+        self.first_error: Exception | None = None
+        self._cancels = cancels
+        self._ended = 0
+
+    def lane_ended(self, last: Sequence[Event]) -> None:
+        """A lane has published its end."""
+        error = next((event.error for event in last if isinstance(event, Finish)), None)
+        self._ended += 1
+        if error is not None and self._cancels and self.first_error is None:
+            self.first_error = error
+            for stop in self.stops:
+                stop()
+        if self._ended == len(self.stops):
+            self.turns.close()
 
 
 class FanOut:
@@ -77,11 +106,8 @@ class FanOut:
         checked = checked_messages(messages)
         gate = None if max_concurrent is None else trio.CapacityLimiter(max_concurrent)
         client = client or private_client()
-        self.merged: Broadcast[int] = Broadcast(lambda missed: missed)
-        self._cancels = on_error == "cancel"
-        self._first_error: Exception | None = None
+        self._merge = _Merge(cancels=on_error == "cancel")
         self._told = False
-        self.lanes: tuple[Lane, ...] = ()
         lanes: list[Lane] = []
         for index, provider in enumerate(providers):
             if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -92,26 +118,17 @@ class FanOut:
                 options = provider.options(parameters)
             except (TypeError, ValueError) as exc:
                 options = exc
-            log = _LaneLog(self, index)
+            log = _LaneLog(self._merge, index)
             lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log, gate=gate))
         self.lanes = tuple(lanes)
+        self._merge.stops = [lane.stopper() for lane in lanes]
 
     def start(self) -> None:
         """Let all lanes run."""
         for lane in self.lanes:
             lane.start()
         if not self.lanes:
-            self.merged.close()
-
-    def lane_ended(self, last: Sequence[Event]) -> None:
-        """A lane has published its end."""
-        error = next((event.error for event in last if isinstance(event, Finish)), None)
-        if error is not None and self._cancels and self._first_error is None:
-            self._first_error = error
-            for lane in self.lanes:
-                lane.stop()
-        if all(lane.reply.finish is not None for lane in self.lanes):
-            self.merged.close()
+            self._merge.turns.close()
 
     async def wait(self) -> list[Answer]:
         """All answers, in the order of the lanes, errors as values. A checkpoint; it never waits for a reader.
@@ -126,21 +143,20 @@ class FanOut:
 
     def raise_first_error(self, *, again: bool = True) -> None:
         """With ``on_error="cancel"``, raise a copy of the first error; with ``again=False`` only if nobody saw it."""
-        if self._first_error is not None and (again or not self._told):
+        if self._merge.first_error is not None and (again or not self._told):
             self._told = True
-            raise another(self._first_error)
+            raise another(self._merge.first_error)
 
     def __aiter__(self) -> _Merged:
-        return _Merged(self)
+        return _Merged(self, self._merge.turns)
 
 
 class _Merged:
     """One ``async for`` over a fan-out."""
 
-    def __init__(self, fan: FanOut) -> None:
+    def __init__(self, fan: FanOut, turns: Broadcast[int]) -> None:
         self._fan = fan
-        cursor = fan.merged.subscribe(buffer=_MERGED_BUFFER, when_full="wait", replay=True)
-        self._turns = Subscription(fan.merged, cursor)
+        self._turns = Subscription(turns, turns.subscribe(buffer=_MERGED_BUFFER, when_full="wait", replay=True))
         self._logs = [lane.reply._transcript.log for lane in fan.lanes]  # pyright: ignore[reportPrivateUsage]
         self._cursors: list[Cursor[Event]] = [
             log.subscribe(buffer=math.inf, when_full=None, replay=True) for log in self._logs

@@ -18,10 +18,12 @@ async def carry_out(
     steps: Steps[T],
     send: Callable[[Request], Awaitable[Response]],
     remember: Callable[[Conversation], None],
+    pause: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> T:
     """Carry out each step and return what the flow returns; a checkpoint at each request and pause.
 
-    An error of ours that ``send`` raises is thrown into the flow, which may know better; anything else passes by it.
+    An error of ours that ``send`` or ``pause`` raises is thrown into the flow, which may know better; anything else
+    passes by it.
     """
     answer: Response | None = None
     failure: TrioprovError | None = None
@@ -29,15 +31,15 @@ async def carry_out(
         while True:
             step = steps.throw(failure) if failure is not None else steps.send(answer)
             answer = failure = None
-            if isinstance(step, Conversation):
-                remember(step)
-            elif isinstance(step, Pause):
-                await trio.sleep(step.seconds)
-            else:
-                try:
+            try:
+                if isinstance(step, Conversation):
+                    remember(step)
+                elif isinstance(step, Pause):
+                    await pause(step.seconds)
+                else:
                     answer = await send(step)
-                except TrioprovError as exc:
-                    failure = exc
+            except TrioprovError as exc:
+                failure = exc
     except StopIteration as stop:
         return stop.value
     finally:

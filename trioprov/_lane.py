@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -45,7 +45,7 @@ class Lane:
     ) -> None:
         self.index = index
         self.provider = provider
-        self._owner = Owner(provider, client, gate=gate)
+        self._owner = Owner(provider, client, gate=gate, one_turn=True)
         self._transcript = Transcript(deadlines or Deadlines(), client.max_reply_bytes, log)
         # What one provider refuses is that lane's error, so it stands where an answer would.
         self._refused = options if isinstance(options, Exception) else None
@@ -60,7 +60,7 @@ class Lane:
     @property
     def cleanup(self) -> CleanupReport | None:
         """What became of its conversation, once that is known."""
-        return self._owner.debt.report
+        return self.reply.session.cleanup
 
     def close(self) -> None:
         """Leave this lane alone: its reply ends ``interrupted``, its conversation is deleted. Sync, idempotent."""
@@ -70,6 +70,7 @@ class Lane:
         """Let it run, in a root task of the client."""
         if self._refused is not None:
             self._transcript.fail(self._refused)
+        if self._transcript.finish is not None:
             self._owner.never()
         else:
             self._owner.submit(self._turn)
@@ -85,9 +86,9 @@ class Lane:
         await self._transcript.finished.wait()
         return self._transcript.answer(self.provider, self._owner.debt.conversation, self.cleanup)
 
-    def stop(self) -> None:
-        """End its reply as ``interrupted``, if it has not ended."""
-        self._transcript.stop()
+    def stopper(self) -> Callable[[], None]:
+        """Ends the reply as ``interrupted``, if it has not ended; does not keep the lane alive."""
+        return self._transcript.stop
 
     def __repr__(self) -> str:
         return f"<Lane {self.index}: {self.reply!r}>"

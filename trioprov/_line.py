@@ -82,7 +82,7 @@ class Line:
     def doubt(self) -> None:
         """Whatever is being created right now may never be heard of: note it."""
         if self._creating:
-            self._debt.uncertain = True
+            self._debt.create_doubted()
 
     async def carry_out(self, steps: Steps[T]) -> T:
         """A flow of the provider's.
@@ -131,6 +131,8 @@ class Line:
     @contextmanager
     def _saying(self, request: Request) -> Generator[None]:
         self._request, self._exchange, self._status = request, Exchange(), None
+        if request.creates:
+            self._debt.create_begins()
         try:
             yield
         finally:

@@ -45,6 +45,7 @@ class Owner(Tenant):
         conversation: one to continue; it is kept at the end, unless this process opened it or ``mine`` says otherwise.
         mine: delete it at the end in any case.
         gate: held while the owner opens and answers its first turn, to limit how many do so at once.
+        one_turn: there will be one question, which is waiting already: without it, nothing is opened.
 
     Attributes:
         debt: what is owed to the server.
@@ -61,6 +62,7 @@ class Owner(Tenant):
         *,
         mine: bool = False,
         gate: trio.CapacityLimiter | None = None,
+        one_turn: bool = False,
     ) -> None:
         conversation = conversation or provider.new_conversation()
         theirs = conversation.id is not None and conversation.get("opened_by") != process()
@@ -76,6 +78,8 @@ class Owner(Tenant):
         self._turn: Turn | None = None
         self._next: Turn | None = None
         self._ended_at = math.inf
+        self._gated = gate is not None
+        self._one_turn = one_turn
         self._stopping = False
         self._shield = trio.CancelScope(shield=True)
         self._changed = trio.lowlevel.ParkingLot()
@@ -130,7 +134,14 @@ class Owner(Tenant):
         self._line.doubt()
         return self.debt.forecast()
 
+    def give_up_waiting(self) -> None:
+        """Somebody's patience is over: let there be a report, though the owner still goes on."""
+        self.debt.provisional = self.forecast()
+
     def _poke(self) -> None:
+        if self._next is not None and self._next.over:
+            self._next.ended.set()  # it was never begun
+            self._next = None
         self._line.break_off()
         self._changed.unpark_all()
 
@@ -160,7 +171,7 @@ class Owner(Tenant):
             while True:
                 turn = self._next or self._turn
                 due = math.inf
-                if turn is not None and turn.transcript.finish is None:
+                if turn is not None and not self._gated and turn.transcript.finish is None:
                     due, kind = turn.transcript.due()
                     if due <= trio.current_time():
                         turn.transcript.fail(late(turn.transcript, kind))
@@ -177,6 +188,7 @@ class Owner(Tenant):
             else:
                 with self._line.busy():
                     await self._gate.acquire_on_behalf_of(self)
+                self._gated = False
                 try:
                     await self._begin()
                 finally:
@@ -187,6 +199,7 @@ class Owner(Tenant):
         except Exception as exc:
             log.exception("%s: a session crashed; this is a bug in trioprov", self.provider.name)
             self.failure = self.failure or exc
+        self._refuse_turns()
         self.close()
         self.opened.set()
         if self.debt.kept:
@@ -195,8 +208,10 @@ class Owner(Tenant):
 
     async def _begin(self) -> None:
         """Open, and answer the first turn if it is waiting already."""
-        if self._next is not None and self._next.transcript.finish is None:
+        if self._next is not None:
             self._next.transcript.begin()
+        elif self._one_turn:
+            return
         await self._open()
         if self._next is not None:
             turn = await self._next_turn()
@@ -205,11 +220,14 @@ class Owner(Tenant):
 
     def _end(self) -> None:
         self.debt.report = self.forecast()
+        self._refuse_turns()
+        self.opened.set()
+        self.done.set()
+
+    def _refuse_turns(self) -> None:
         for turn in (self._turn, self._next):
             if turn is not None:
                 self._refuse(turn)
-        self.opened.set()
-        self.done.set()
 
     def _refuse(self, turn: Turn) -> None:
         if self.failure is not None:
@@ -219,15 +237,12 @@ class Owner(Tenant):
 
     async def _open(self) -> None:
         provider, conversation = self.provider, self.debt.conversation
-        if conversation.get("opened_by") is None:
-            conversation = conversation.replace(
-                identity={**provider.mint(new_id), **conversation.identity},
-                credential=provider.credential(),
-                opened_by=process(),
-            )
-            self.debt.remember(conversation)
+        if conversation.id is None and conversation.get("opened_by") is None:
+            identity = {**provider.mint(new_id), **conversation.identity}
+            self._speak_as(conversation.replace(identity=identity, opened_by=process()))
             try:
-                self.debt.remember(await self._line.carry_out(provider.open(conversation, new_id)))
+                opening = provider.open(self.debt.conversation, new_id)
+                self._speak_as(await self._line.carry_out(opening))
             except Unwanted:
                 return
             except Exception as exc:
@@ -237,6 +252,10 @@ class Owner(Tenant):
         if self.on_open is not None:
             on_open, self.on_open = self.on_open, None
             on_open()
+
+    def _speak_as(self, conversation: Conversation) -> None:
+        """Note who the server took us for, so that its "not found" can be told from "not yours"."""
+        self.debt.remember(conversation.replace(credential=self.provider.credential(conversation)))
 
     async def _next_turn(self) -> Turn | None:
         while not self.closing and self.failure is None:

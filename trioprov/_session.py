@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,7 +52,7 @@ class Session:
     @property
     def cleanup(self) -> CleanupReport | None:
         """After the end: what became of the conversation."""
-        return self._owner.debt.report
+        return self._owner.debt.report or self._owner.debt.provisional
 
     def ask(self, messages: Messages, *, deadlines: Deadlines | None = None, **parameters: Any) -> _Asking:
         """Ask, and enter without waiting for the service: ``async with session.ask("…") as reply``.
@@ -137,6 +137,7 @@ async def wait_settled(owner: Owner) -> None:
     while not owner.done.is_set():
         deadline = owner.patience() + _GRACE
         if deadline <= trio.current_time():
+            owner.give_up_waiting()
             return
         with trio.CancelScope(shield=True, deadline=deadline):
             await owner.done.wait()
@@ -316,7 +317,8 @@ async def run_session(
     owner = new_owner(provider, client, conversation)
     handle = [Session(owner)]
     # The owner must not keep the handle alive, or nobody could drop it.
-    owner.on_open = lambda: task_status.started(handle.pop())
+    owner.on_open = _started(task_status, handle)
+    del task_status
     owner.client.admit(owner)
     try:
         await owner.run()
@@ -325,6 +327,11 @@ async def run_session(
             await owner.client.dismiss(owner)
     if owner.failure is not None:
         raise owner.failure
+
+
+def _started(task_status: trio.TaskStatus[Session], handle: list[Session]) -> Callable[[], None]:
+    # trio's task status remembers its value, so nobody may remember the task status.
+    return lambda: task_status.started(handle.pop())
 
 
 async def delete_conversation(

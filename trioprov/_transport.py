@@ -51,10 +51,13 @@ class Exchange:
 
     def __init__(self) -> None:
         self.sent = False
+        self.traced = False
 
-    async def trace(self, event: str, _: Any) -> None:
-        """httpcore's trace hook, which is called before each step of a connection."""
-        if event.endswith("send_request_headers.started"):
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore's trace hook, which is called before and after each step of a connection."""
+        self.traced = True
+        # What opens a tunnel goes to the proxy; nothing of it reaches the server.
+        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
             self.sent = True
 
 
@@ -143,7 +146,7 @@ class Transport:
         with _translated():
             message = _built(client, provider, request)
             message.extensions["trace"] = exchange.trace
-            # A transport of somebody else's need not call the hook.
+            # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
             exchange.sent = self._transport is not None
             try:
                 response = await client.send(message, stream=True)
@@ -151,12 +154,14 @@ class Transport:
                 exchange.sent = False
                 raise
             except httpx.HTTPError:
-                exchange.sent = True
+                exchange.sent = exchange.sent or not exchange.traced
                 raise
             exchange.sent = True
             return response
 
     def _client(self, provider: Provider, *, cleanup: bool = False) -> httpx.AsyncClient:
+        if provider.proxy is not None and self._transport is not None:
+            raise ValueError("the provider has a proxy, but the client's own transport decides how to connect")
         secure = provider.base_url.startswith("https:")
         key = provider.proxy, secure, cleanup
         client = self._clients.get(key)
@@ -306,8 +311,8 @@ def _retry_after(headers: httpx.Headers) -> float | None:
         return float(value)
     try:
         at = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=datetime.UTC)
+        return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())
+    except (ValueError, OverflowError):  # not a date, or one that no calendar has
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=datetime.UTC)
-    return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())

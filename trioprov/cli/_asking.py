@@ -14,9 +14,10 @@ import trio
 from .. import CleanupReport, Lane, fan_out, open_client
 from ._advice import advice, closed, described
 from ._interrupts import Interrupts
-from ._options import Question, UsageError
+from ._options import Question
 from ._plain import OutputFailed, PlainView, View
 from ._text import Voice
+from ._usage import UsageError
 
 if TYPE_CHECKING:
     from ..providers import Provider

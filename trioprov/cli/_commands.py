@@ -15,8 +15,9 @@ import trio
 from .. import PROVIDERS
 from ._asking import Asking
 from ._interrupts import Interrupts
-from ._options import UsageError, known_names, load, question
+from ._options import question
 from ._text import Voice, clean
+from ._usage import UsageError, known_names, load
 
 if TYPE_CHECKING:
     from ..providers import Provider

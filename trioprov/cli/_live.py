@@ -6,13 +6,11 @@ What a server sent is drawn as it is: cleaned of control characters, and never r
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
 import trio
-from rich.cells import get_character_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -24,76 +22,16 @@ from ._advice import described
 from ._interrupts import Interrupts
 from ._plain import title
 from ._text import Cleaner, Voice, clean
+from ._wrap import Wrapper
 
 _NARROWEST = 24  # columns of a lane, border included
 _FRAME = 4  # of these, the border and the blank beside it
 _PERIOD = 0.08  # seconds from one frame to the next
-_KEPT_LINES = 500  # more than a terminal shows
-_KEPT_TEXT = 64 * 1024  # more than those lines hold
+_KEPT_TEXT = 64 * 1024  # more than a terminal shows
 
 _SIGNS = {"wait": "○", "queue": "◔", "stream": "●", "done": "✓", "stop": "■", "fail": "✗"}
 _ASCII_SIGNS = {"wait": ".", "queue": "~", "stream": ">", "done": "=", "stop": "#", "fail": "!"}
 _STYLES = {"wait": "dim", "queue": "yellow", "stream": "cyan", "done": "green", "stop": "magenta", "fail": "red"}
-
-
-class Wrapper:
-    """Wraps text that comes in pieces; what was wrapped stays as it is, so that a column never flickers.
-
-    Attributes:
-        count: how many lines there are, also those that were dropped.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._width = max(width, 2)  # a wide character must fit
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._line = ""
-        self._complete = 0
-
-    @property
-    def count(self) -> int:
-        """Lines so far, the one that is being written included."""
-        return self._complete + bool(self._line)
-
-    def feed(self, text: str) -> None:
-        """More text, already cleaned."""
-        first, *others = text.expandtabs(4).split("\n")
-        self._extend(first)
-        for line in others:
-            self._commit(self._line)
-            self._line = ""
-            self._extend(line)
-
-    def last(self, most: int) -> list[str]:
-        """The last lines."""
-        lines = [*self._lines, self._line] if self._line else list(self._lines)
-        return lines[-most:] if most > 0 else []
-
-    def _extend(self, text: str) -> None:
-        line = self._line + text
-        while (cut := self._cut(line)) is not None:
-            self._commit(line[:cut].rstrip(" "))
-            line = line[cut:].lstrip(" ")
-        self._line = line
-
-    def _cut(self, line: str) -> int | None:
-        """Where a line is too long: behind its last blank, or in the middle of a word that fills it."""
-        cells = after_blank = 0
-        word = False
-        for index, char in enumerate(line):
-            if char == " ":
-                after_blank = index + 1 if word else 0
-                cells += 1  # blanks may stick out
-                continue
-            size = get_character_cell_size(char)
-            if cells + size > self._width:
-                return after_blank or max(index, 1)
-            cells += size
-            word = True
-        return None
-
-    def _commit(self, line: str) -> None:
-        self._lines.append(line)
-        self._complete += 1
 
 
 @dataclass
@@ -218,12 +156,9 @@ class LiveView:
                 nursery.cancel_scope.cancel()
         finally:
             # A terminal that is gone must not get in the way of the cleanup.
-            self._over = True
             with suppress(OSError):
-                self._draw(live)
-                self._whole = all(cell.height <= self._room(len(self._cells))[2] for cell in self._cells)
-                live.transient = not self._whole
-                live.stop()
+                if live.is_started:
+                    self._end(live)
             self._voice.above = None
             self._interrupts.drawing = False
 
@@ -253,6 +188,14 @@ class LiveView:
         self._changed = False
         self._size = self._console.size
         live.update(self._frame(), refresh=live.is_started)
+
+    def _end(self, live: Live) -> None:
+        """Leave the last frame where it is if it shows everything, else take it away."""
+        self._over = True
+        self._draw(live)
+        self._whole = all(cell.height <= self._room(len(self._cells))[2] for cell in self._cells)
+        live.transient = not self._whole
+        live.stop()
 
     # -- One frame ---------------------------------------------------------------------------------------------------
 

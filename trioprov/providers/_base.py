@@ -216,19 +216,20 @@ class Provider(ABC):
         """The service's code and sentence in an error body."""
         return None, plain_text(response.body)
 
-    def credential(self) -> str | None:
-        """A fingerprint of the user's own credentials, or `None` without any.
+    def credential(self, conversation: Conversation) -> str | None:
+        """A fingerprint of all credentials we speak with: the user's, and those minted for the conversation.
 
-        Two providers with the same one speak as the same user, so that "not found" means "gone" and not "not yours".
+        Whoever has the same one is the same to the server, so that its "not found" means "gone" and not "not yours".
+        `None` without any.
         """
         headers = {name.lower(): value for name, value in self.headers.items() if is_credential(name)}
-        if not headers and not self._jar:
-            return None
-        return hashlib.sha256(json.dumps([sorted(self._jar.items()), sorted(headers.items())]).encode()).hexdigest()
+        all_of_them = [sorted(each.items()) for each in (self._jar, headers, conversation.identity)]
+        return hashlib.sha256(json.dumps(all_of_them).encode()).hexdigest() if any(all_of_them) else None
 
     def owns(self, conversation: Conversation) -> bool:
-        """Whether this provider speaks as the user that created the conversation."""
-        return conversation.get("credential") == self.credential()
+        """Whether this provider, with this conversation, speaks as whoever created it."""
+        credential = self.credential(conversation)
+        return credential is not None and credential == conversation.get("credential")
 
     def secrets(self, conversation: Conversation) -> tuple[str, ...]:
         """What no log or error message may show, should a server echo it.

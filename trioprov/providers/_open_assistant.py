@@ -19,6 +19,7 @@ from .._errors import (
     ProviderError,
     RateLimited,
     RemoteProtocolError,
+    TrioprovError,
 )
 from .._events import Event
 from .._outcomes import Outcome
@@ -215,7 +216,7 @@ class OpenAssistant(Provider):
 
     def _message(self, conversation: Conversation) -> Steps[dict[str, Any]]:
         query = {"chat_id": conversation.id or "", "message_id": conversation["pending"]}
-        response = yield self._request(conversation, "GET", "/api/chat/message", query=query)
+        response = yield self._request(conversation, "GET", "/api/chat/message", query=query, best_effort=True)
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
@@ -235,6 +236,11 @@ class OpenAssistant(Provider):
         """DELETE; the proxy answers 500 also when the chat is gone already, so then the chat is asked for."""
         if conversation.id is None:
             return "nothing_owed"
+        if conversation.get("pending"):
+            try:
+                yield from self._previous_answer(conversation)
+            except TrioprovError:
+                pass  # it cannot be waited for, or not for as long as it takes
         response = yield self._request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
         if response.ok:

@@ -1,0 +1,141 @@
+"""What may be typed, and the help that says so."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+
+from .. import PROVIDERS, __version__
+from . import _commands
+
+_ASK_EPILOG = """\
+several providers:
+  --model, --base-url and --cookies take NAME=VALUE where more than one provider is asked, once for each, for example
+  --model h2o=falcon-7b. A provider that is asked twice (-p h2o -p h2o) takes one value for both, or two in order.
+
+who is asked without -p:
+  with --emulated, everybody; with --base-url NAME=URL, the providers named there; else every provider whose public
+  service is not known to have closed, and which needs no account or gets --cookies.
+
+exit status:
+  0 every provider answered; 1 some did not; 2 the command was wrong, and nothing was sent; 130 after Ctrl-C (143 after
+  SIGTERM, 129 when the terminal closed), with the conversations deleted.
+"""
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser; what it returns holds the function to call in ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="trioprov",
+        description="Ask chat providers side by side. Whatever happens, the conversations are deleted on the servers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"trioprov {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    names = ", ".join(PROVIDERS)
+
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="say on stderr what trioprov does")
+
+    ask = commands.add_parser(
+        "ask",
+        parents=[common],
+        help="one prompt to several providers, side by side",
+        description="Send one prompt to several providers and show the answers side by side as they arrive.\n"
+        "Into a pipe or a file, or with --plain, they are plain text.",
+        epilog=_ASK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    ask.add_argument("prompt", nargs="+", metavar="PROMPT", help="what to ask; - reads it from standard input")
+    ask.add_argument(
+        "-p",
+        "--provider",
+        action="append",
+        dest="providers",
+        metavar="NAME",
+        default=[],
+        help=f"whom to ask, any number of times, also the same one twice: {names}",
+    )
+    ask.add_argument(
+        "--model",
+        action="append",
+        dest="models",
+        metavar="[NAME=]MODEL",
+        default=[],
+        help="a model's full id or alias (see: trioprov providers)",
+    )
+    ask.add_argument(
+        "--base-url",
+        action="append",
+        dest="base_urls",
+        metavar="[NAME=]URL",
+        default=[],
+        help="the server to ask, if it is not the public one",
+    )
+    ask.add_argument(
+        "--cookies",
+        action="append",
+        metavar="[NAME=]FILE",
+        default=[],
+        help="the cookies of your login: a cookies.txt in Netscape's format, each sent to its own domain only, or a "
+        "JSON object of names and values; asked together with others, those who need an account get the JSON file",
+    )
+    ask.add_argument("--proxy", metavar="URL", help="reach all of them through this HTTP or SOCKS proxy")
+    ask.add_argument(
+        "-o",
+        "--option",
+        action="append",
+        dest="options",
+        metavar="KEY=VALUE",
+        default=[],
+        help="a generation parameter, for every provider: max_tokens=200, temperature=0.4, stop='[\"END\"]'; "
+        "the value is read as JSON, and as text if it is none",
+    )
+    ask.add_argument("--plain", action="store_true", help="plain text as into a pipe, also on a terminal")
+    ask.add_argument(
+        "--emulated",
+        action="store_true",
+        help="ask servers bundled with trioprov, started for this question on this machine: no account, no network",
+    )
+    ask.set_defaults(command=_commands.ask)
+
+    providers = commands.add_parser(
+        "providers",
+        parents=[common],
+        help="what there is, what it needs, what it cleans up",
+        description="List the providers: models, parameters, what they need and what they clean up.",
+        allow_abbrev=False,
+    )
+    providers.add_argument("--plain", action="store_true", help="plain text as into a pipe, also on a terminal")
+    providers.set_defaults(command=_commands.providers)
+
+    emulate = commands.add_parser(
+        "emulate",
+        parents=[common],
+        help="serve the emulators for other programs",
+        description=textwrap.dedent(
+            """\
+            Serve emulators of the services for other programs, until Ctrl-C.
+            At the end it tells which conversations nobody has deleted.
+            """
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    emulate.add_argument("names", nargs="*", metavar="NAME", help=f"which services; all of them if none: {names}")
+    emulate.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    emulate.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="the port of the first, the others take those that follow; by default any free ones",
+    )
+    emulate.set_defaults(command=_commands.emulate)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535")
+    return int(text)
