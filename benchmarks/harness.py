@@ -55,7 +55,7 @@ def prepare(peers: Iterable[str], *, fresh: bool = False) -> Environment:
         Failed: the environment could not be made, or a dependency not be installed.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "trioprov-benchmarks" / f"{sys.implementation.cache_tag}"
+    home = cache / "trioprov-benchmarks" / str(sys.implementation.cache_tag)
     if fresh and home.exists():
         rmtree(home)
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -65,13 +65,13 @@ def prepare(peers: Iterable[str], *, fresh: bool = False) -> Environment:
         if made.returncode:
             raise Failed(f"no virtual environment (does Python have venv and ensurepip?)\n{made.stdout}{made.stderr}")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q"]
-    installed = _run([*pip, "install", *project["dependencies"]])
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    installed = _run([*pip, "install", "-q", *project["dependencies"]])
     if installed.returncode:
         raise Failed(f"the dependencies of trioprov could not be installed\n{installed.stderr}")
     missing: dict[str, str] = {}
     for peer in peers:
-        installed = _run([*pip, "install", peer])
+        installed = _run([*pip, "install", "-q", peer])
         if installed.returncode:
             missing[peer] = (installed.stderr.strip().splitlines() or ["pip failed"])[-1]
             _tell(f"{peer} is left out: {missing[peer]}")
@@ -110,13 +110,20 @@ class Laboratory:
     def measure(self, script: str, *arguments: str) -> Mapping[str, Any]:
         """Run a client in a fresh interpreter, alone, and return what it reports.
 
+        Added to that is what the server has to say: ``sent`` (tokens) and ``server`` (its own CPU time, in seconds).
+
         Raises:
             Failed: it failed, or did not delete a conversation that it had created.
         """
         before = self.count()
         command = [str(self.environment.python), str(HERE / "clients" / script), self._url, *arguments]
         try:
-            done = _run(command, preexec_fn=_pin(self._where.client), env={**os.environ, "PYTHONPATH": str(ROOT)})
+            done = _run(
+                command,
+                preexec_fn=_pin(self._where.client),
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                timeout=_PATIENCE,
+            )
         except subprocess.TimeoutExpired:
             raise Failed(f"{script} was not ready within {_PATIENCE} s") from None
         if done.returncode:
@@ -125,7 +132,8 @@ class Laboratory:
         created, deleted = (after[what] - before[what] for what in ("created", "deleted"))
         if after["open"] or not created or created != deleted:
             raise Failed(f"{script} created {created} conversations and deleted {deleted}")
-        return {**json.loads(done.stdout), "sent": after["tokens"] - before["tokens"]}
+        sent, server = (after[what] - before[what] for what in ("tokens", "cpu"))
+        return {**json.loads(done.stdout), "sent": sent, "server": server}
 
 
 @contextmanager
@@ -165,9 +173,7 @@ def _pin(core: int | None) -> Callable[[], None] | None:
 
 
 def _run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
-    # Installing may build a wheel; a client may not take as long.
-    patience = None if "pip" in command else _PATIENCE
-    return subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False, **how)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
 
 
 def _tell(what: str) -> None:

@@ -33,9 +33,8 @@ def main() -> None:
         sys.exit(str(failure))
     print(report)
     if options.write:
-        _RESULTS.write_text(
-            f"# Results\n\nWritten by `run.py --write`; `README.md` says how to read them.\n\n{report}\n"
-        )
+        how = "Written by `run.py --write`; `README.md` says how to read them."
+        _RESULTS.write_text(f"# Results\n\n{how}\n\n{report}\n")
 
 
 def _report(rounds: int, *, quick: bool, fresh: bool) -> str:

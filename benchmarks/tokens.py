@@ -66,15 +66,17 @@ class Price:
     Attributes:
         token: microseconds for a token.
         session: milliseconds for a session of one token.
+        server: microseconds that the server paid for a token.
     """
 
     token: float
     session: float
+    server: float
 
 
 @dataclass
 class Result:
-    """All prices of one client in one mode; `None` in a round that has not been.
+    """All prices of one client in one mode.
 
     Attributes:
         client: who read.
@@ -111,7 +113,11 @@ def _price(laboratory: Laboratory, client: Client, mode: Mode, *, quick: bool) -
     if report["tokens"] != count or report["crc"] != expected:
         raise Failed(f"{client.script} read {report['tokens']} tokens, and not the text of the {count} that were sent")
     session = median(report["short"])
-    return Price(token=(report["long"] - session) / (count - 1) * 1e6, session=session * 1e3)
+    return Price(
+        token=(report["long"] - session) / (count - 1) * 1e6,
+        session=session * 1e3,
+        server=report["server"] / report["sent"] * 1e6,
+    )
 
 
 def table(results: Sequence[Result]) -> str:
@@ -137,7 +143,8 @@ def _table(mode: Mode, results: list[Result]) -> str:
             f"{median(price.session for price in result.prices):.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    server = median(price.server for result in results for price in result.prices)
+    return "\n".join([*lines, "", f"The server itself paid {server:.2f} µs a token."])
 
 
 def _ratio(result: Result, to: Client, results: list[Result]) -> str:

@@ -8,7 +8,6 @@ import types
 import pytest
 
 import trioprov
-import trioprov.testing
 
 NAMES = {
     "AllFailed",

@@ -205,7 +205,7 @@ class H2o(Provider):
         assert response is not None
         if response.ok:
             return "deleted"
-        if response.status == 404 and self.owns(conversation) and (conversation.identity or self._jar):
+        if response.status == 404 and self.owns(conversation):
             return "already_gone"
         raise self.refusal(response)
 
@@ -214,7 +214,7 @@ class H2o(Provider):
 
         Whoever brings credentials of any kind may have a session of his own by them, and more conversations than this.
         """
-        if self.cookie_name not in conversation.identity or self.credential() is not None:
+        if self.cookie_name not in conversation.identity or self.credential(Conversation()) is not None:
             return "lost"
         # A named form action of SvelteKit: form-encoded, though it has no fields.
         response = yield self._request(conversation, "POST", "/conversations?/delete", form={})

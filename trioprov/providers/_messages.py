@@ -33,12 +33,11 @@ def checked_messages(messages: object) -> tuple[Message, ...]:
         TypeError: not a string or a list of mappings with the strings ``role`` and ``content``.
         ValueError: there is none, or one holds half a surrogate pair, which no encoding can send.
     """
+    kind = type(messages).__name__
     if isinstance(messages, str):
         found = [Message("user", messages)]
     elif isinstance(messages, Mapping) or not isinstance(messages, Sequence):
-        raise TypeError(
-            f"messages must be a string or a list of messages, not {type(cast('object', messages)).__name__}"
-        )
+        raise TypeError(f"messages must be a string or a list of messages, not {kind}")
     else:
         found = [_message(item) for item in cast("Sequence[object]", messages)]
     if not found:

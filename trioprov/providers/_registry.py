@@ -35,7 +35,7 @@ class Registry(Mapping[str, type[Provider]]):
         yield from dict.fromkeys([*self._classes, *self._others()])
 
     def __len__(self) -> int:
-        return len([*self])
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
         return name in self._classes or name in self._others()
