@@ -182,9 +182,10 @@ def _tell(what: str) -> None:
 
 def revision() -> str:
     """The commit under test, and whether the checkout differs from it."""
+    git = ["git", "--no-optional-locks", "-C", str(ROOT)]
     try:
-        commit = _run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]).stdout.strip()
-        changed = _run(["git", "-C", str(ROOT), "status", "--porcelain", "--", "trioprov"]).stdout.strip()
+        commit = _run([*git, "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changed = _run([*git, "status", "--porcelain", "--", "trioprov"]).stdout.strip()
     except OSError:
         return "unknown"
     return f"{commit or 'unknown'}{' with changes' if changed else ''}"

@@ -41,9 +41,9 @@ class Debt:
 
     def __init__(self, provider: Provider, conversation: Conversation, *, kept: bool = False) -> None:
         self.provider = provider
-        self.conversation = conversation
+        self.conversation: Conversation = conversation
         self.kept = kept
-        self.until = -math.inf
+        self.until: float = -math.inf
         self.report: CleanupReport | None = None
         self.provisional: CleanupReport | None = None
         # Creates that may have happened: the last one, whose id may still become known, and those before it.

@@ -7,6 +7,7 @@ import logging
 import math
 import ssl
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import trio
@@ -142,7 +143,7 @@ def private_client() -> Client:
     return Client(Transport(), private=True)
 
 
-class _OpenClient:
+class _OpenClient(AbstractAsyncContextManager[Client, None]):
     def __init__(self, client: Client) -> None:
         self._client = client
 
@@ -166,7 +167,7 @@ def open_client(
     transport: AsyncBaseTransport | None = None,
     verify: bool | ssl.SSLContext = True,
     trust_env: bool = True,
-) -> _OpenClient:
+) -> AbstractAsyncContextManager[Client, None]:
     """A client for many sessions: ``async with open_client() as client``.
 
     Leaving it closes its sessions and waits, shielded, until their cleanups are settled or ``shutdown_timeout`` has

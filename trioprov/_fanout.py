@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
@@ -120,7 +121,7 @@ class FanOut:
                 options = exc
             log = _LaneLog(self._merge, index)
             lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log, gate=gate))
-        self.lanes = tuple(lanes)
+        self.lanes: tuple[Lane, ...] = tuple(lanes)
         self._merge.stops = [lane.stopper() for lane in lanes]
 
     def start(self) -> None:
@@ -147,11 +148,11 @@ class FanOut:
             self._told = True
             raise another(self._merge.first_error)
 
-    def __aiter__(self) -> _Merged:
+    def __aiter__(self) -> AsyncIterator[tuple[Lane, Event]]:
         return _Merged(self, self._merge.turns)
 
 
-class _Merged:
+class _Merged(AsyncIterator[tuple[Lane, Event]]):
     """One ``async for`` over a fan-out."""
 
     def __init__(self, fan: FanOut, turns: Broadcast[int]) -> None:
@@ -162,9 +163,6 @@ class _Merged:
             log.subscribe(buffer=math.inf, when_full=None, replay=True) for log in self._logs
         ]
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> tuple[Lane, Event]:
         try:
             index = await self._turns.receive()
@@ -174,7 +172,7 @@ class _Merged:
         return self._fan.lanes[index], self._logs[index].take(self._cursors[index])
 
 
-class _OpenFanOut:
+class _OpenFanOut(AbstractAsyncContextManager[FanOut, None]):
     """``async with fan_out(…)``."""
 
     def __init__(self, fan: FanOut) -> None:
@@ -205,7 +203,7 @@ def fan_out(
     max_concurrent: int | None = None,
     on_error: Literal["collect", "cancel"] = "collect",
     **parameters: Any,
-) -> _OpenFanOut:
+) -> AbstractAsyncContextManager[FanOut, None]:
     """One prompt to several providers at once: ``async with fan_out("…", providers) as fan``.
 
     Enters without waiting for any service. A lane's failure, also a value that its provider refuses, is that lane's

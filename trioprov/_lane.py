@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -50,7 +51,7 @@ class Lane:
         # What one provider refuses is that lane's error, so it stands where an answer would.
         self._refused = options if isinstance(options, Exception) else None
         self._turn = Turn(self._transcript, messages, {} if isinstance(options, Exception) else options)
-        self.reply = Reply(provider, Session(self._owner), self._transcript)
+        self.reply: Reply = Reply(provider, Session(self._owner), self._transcript)
 
     @property
     def error(self) -> Exception | None:
@@ -117,7 +118,7 @@ async def ask(
     return dataclasses.replace(answer, conversation=session.conversation, cleanup=session.cleanup)
 
 
-class _OpenReply:
+class _OpenReply(AbstractAsyncContextManager[Reply, None]):
     """``async with open_reply(…)``."""
 
     def __init__(self, lane: Lane) -> None:
@@ -142,7 +143,7 @@ def open_reply(
     client: Client | None = None,
     deadlines: Deadlines | None = None,
     **parameters: Any,
-) -> _OpenReply:
+) -> AbstractAsyncContextManager[Reply, None]:
     """A session for one question: ``async with open_reply("…", H2o()) as reply``.
 
     Enters without waiting for the service, whose failures come through the reply. Leaving deletes the conversation and

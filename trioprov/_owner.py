@@ -68,9 +68,9 @@ class Owner(Tenant):
         theirs = conversation.id is not None and conversation.get("opened_by") != process()
         self.provider = provider
         self.client = client
-        self.debt = Debt(provider, conversation, kept=theirs and not mine)
-        self.opened = trio.Event()
-        self.done = trio.Event()
+        self.debt: Debt = Debt(provider, conversation, kept=theirs and not mine)
+        self.opened: trio.Event = trio.Event()
+        self.done: trio.Event = trio.Event()
         self.failure: Exception | None = None
         self.on_open: Callable[[], None] | None = None
         self._line = Line(client, self.debt, lambda: self._unwanted)

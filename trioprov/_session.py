@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -36,7 +36,7 @@ class Session:
     """
 
     def __init__(self, owner: Owner) -> None:
-        self.provider = owner.provider
+        self.provider: Provider = owner.provider
         self._owner = owner
         self._asking = False
         self._told = False
@@ -54,7 +54,9 @@ class Session:
         """After the end: what became of the conversation."""
         return self._owner.debt.report or self._owner.debt.provisional
 
-    def ask(self, messages: Messages, *, deadlines: Deadlines | None = None, **parameters: Any) -> _Asking:
+    def ask(
+        self, messages: Messages, *, deadlines: Deadlines | None = None, **parameters: Any
+    ) -> AbstractAsyncContextManager[Reply, None]:
         """Ask, and enter without waiting for the service: ``async with session.ask("…") as reply``.
 
         Leaving the block early stops the generation and waits, shielded and bounded, until the service was told.
@@ -150,7 +152,7 @@ def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> 
             token.run_sync_soon(owner.close)
 
 
-class _Asking:
+class _Asking(AbstractAsyncContextManager[Reply, None]):
     """``async with session.ask(…)``."""
 
     def __init__(
@@ -224,7 +226,7 @@ def new_owner(
     return Owner(provider, client or private_client(), saved, **how)
 
 
-class _OpenSession:
+class _OpenSession(AbstractAsyncContextManager[Session, None]):
     """``async with open_session(…)``."""
 
     def __init__(self, owner: Owner) -> None:
@@ -271,7 +273,7 @@ class _OpenSession:
 
 def open_session(
     provider: Provider, *, client: Client | None = None, conversation: Mapping[str, Any] | None = None
-) -> _OpenSession:
+) -> AbstractAsyncContextManager[Session, None]:
     """A conversation that is deleted on every way out: ``async with open_session(H2o()) as session``.
 
     Entering creates the conversation, where the service has a create, and is a checkpoint. It has no timeout of its

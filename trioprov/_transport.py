@@ -50,8 +50,8 @@ class Exchange:
     """
 
     def __init__(self) -> None:
-        self.sent = False
-        self.traced = False
+        self.sent: bool = False
+        self.traced: bool = False
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpcore's trace hook, which is called before and after each step of a connection."""

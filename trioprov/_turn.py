@@ -33,7 +33,7 @@ class Turn:
 
     def __init__(self, transcript: Transcript, messages: Sequence[Message], options: Mapping[str, Any]) -> None:
         self.transcript = transcript
-        self.ended = trio.Event()
+        self.ended: trio.Event = trio.Event()
         self._messages = messages
         self._options = options
 

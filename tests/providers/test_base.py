@@ -178,7 +178,7 @@ class TestValue:
         assert cls(**self.FULL) != cls(**{**self.FULL, field: value})
 
     def test_providers_of_different_classes_are_never_equal(self) -> None:
-        same = {"model": "m", "base_url": "http://localhost"}
+        same: dict[str, Any] = {"model": "m", "base_url": "http://localhost"}
         assert len({cls(**same) for cls in ALL}) == 3
 
     @every
@@ -455,11 +455,23 @@ class TestSecrets:
         assert set(cls().secrets(Conversation(identity=identity))) == set(identity.values())
 
     def test_a_fingerprint_is_one_of_the_credentials_and_of_nothing_else(self) -> None:
-        mine = H2o(cookies={"a": "1"}, headers={"X-Api-Key": "k", "Accept-Language": "ru"})
-        assert mine.credential() == H2o("falcon-7b", cookies={"a": "1"}, headers={"x-api-key": "k"}).credential()
-        assert mine.credential() != H2o(cookies={"a": "1"}).credential()
-        assert H2o(cookies={"a": "1"}).credential() != H2o(cookies={"a": "2"}).credential()
-        assert H2o(headers={"Accept-Language": "ru"}).credential() is None
+        def of(identity: Any = (), **arguments: Any) -> str | None:
+            return H2o(**arguments).credential(Conversation(id="1", identity=dict(identity)))
+
+        mine = of(cookies={"a": "1"}, headers={"X-Api-Key": "k", "Accept-Language": "ru"})
+        assert mine == of(model="falcon-7b", cookies={"a": "1"}, headers={"x-api-key": "k"})
+        others = [of(cookies={"a": "1"}), of(cookies={"a": "2"}), of({"hf-chat": "1"}), of({"hf-chat": "2"}), None]
+        assert len({mine, *others}) == 6
+        assert of(headers={"Accept-Language": "ru"}) is None
+
+    @every
+    def test_only_who_speaks_as_the_creator_owns_a_conversation(self, cls: Any) -> None:
+        mine = cls(cookies={"a": "1"})
+        conversation = Conversation(id="1", credential=mine.credential(Conversation(id="1")))
+        assert mine.owns(conversation)
+        assert not cls(cookies={"a": "2"}).owns(conversation)
+        assert not cls().owns(conversation)
+        assert not cls().owns(Conversation(id="1"))
 
     @every
     def test_an_echoed_credential_is_whole_in_a_message_or_not_there(self, cls: Any) -> None:

@@ -12,13 +12,24 @@ from typing import cast
 from ._usage import UsageError, load, one_each
 
 
-def for_lanes(values: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Mapping[str, str] | CookieJar | None]:
-    """The cookies for each lane. One service's login must not be told to another."""
+def for_lanes(
+    values: Sequence[tuple[str, str]], names: Sequence[str], *, chosen: bool
+) -> list[Mapping[str, str] | CookieJar | None]:
+    """The cookies for each lane. One service's login must not be told to another.
+
+    Args:
+        values: names, or ``""``, and files.
+        names: who is asked.
+        chosen: whether the user named them, so that cookies for the only one can be meant for nobody else.
+
+    Raises:
+        UsageError: a file cannot be used, or it is not clear whose cookies it holds.
+    """
     everybody: CookieJar | None = None
     named: list[tuple[str, Mapping[str, str] | CookieJar]] = []
     for name, path in values:
         cookies = _cookie_file(path)
-        if name or len(set(names)) == 1:
+        if name or (chosen and len(set(names)) == 1):
             named.append((name, cookies))
         elif isinstance(cookies, CookieJar):
             if everybody is not None:
@@ -28,7 +39,7 @@ def for_lanes(values: Sequence[tuple[str, str]], names: Sequence[str]) -> list[M
             takers = [known for known in dict.fromkeys(names) if load(known).needs_auth]
             if not takers:
                 raise UsageError(
-                    f"--cookies: a JSON file does not say whose cookies it holds; say NAME=FILE, any of: "
+                    "--cookies: a JSON file does not say whose cookies it holds; say NAME=FILE, any of: "
                     f"{', '.join(dict.fromkeys(names))}"
                 )
             named += [(taker, cookies) for taker in takers]

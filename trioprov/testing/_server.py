@@ -55,11 +55,11 @@ class Responder:
         head_only: bool = False,
         chunk_bytes: int | None = None,
     ) -> None:
-        self.gone = trio.Event()
+        self.gone: trio.Event = trio.Event()
         self.head_only = head_only
         self.chunk_bytes = chunk_bytes
         self.lose = False
-        self.delay = 0.0
+        self.delay: float = 0.0
         self._scopes: list[trio.CancelScope] = []
         self._stream = stream
         self._connection = connection

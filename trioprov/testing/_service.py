@@ -33,9 +33,9 @@ class Service:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[RecordedRequest] = []
-        self.faults = FaultBox(self.steps, script.faults)
+        self.faults: FaultBox = FaultBox(self.steps, script.faults)
         self.errors: list[BaseException] = []
-        self.connections = 0
+        self.connections: int = 0
         self.running: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
 

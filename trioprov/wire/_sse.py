@@ -54,7 +54,7 @@ class SSEDecoder:
 
     def __init__(self, *, max_event: int = DEFAULT_MAX) -> None:
         self.retry: int | None = None
-        self.last_event_id = ""
+        self.last_event_id: str = ""
         self._max_event = max_event
         self._lines = LineSplitter(max_line=max_event, bare_cr=True)
         self._begun = False
