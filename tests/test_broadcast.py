@@ -177,7 +177,11 @@ async def test_the_room_is_what_the_fullest_buffer_of_a_reader_that_waits_has_le
     log = new_log(1, 2, 3)
     assert log.room() == math.inf
     wide, narrow = subscribe(log, 10), subscribe(log, 4)
-    readers_that_do_not_count = [subscribe(log, 1, "drop_oldest"), subscribe(log, 1, "detach"), subscribe(log, math.inf)]
+    readers_that_do_not_count = [
+        subscribe(log, 1, "drop_oldest"),
+        subscribe(log, 1, "detach"),
+        subscribe(log, math.inf),
+    ]
     assert log.room() == 4
     log.publish([4, 5, 6])
     assert log.room() == 1
@@ -980,7 +984,9 @@ class Readers(RuleBasedStateMachine):
         self.carry_out(lambda: self.log.publish(items))
 
     @precondition(lambda self: self.queues)
-    @rule(which=st.integers(0), count=st.sampled_from([1, 2, 10, 70]), how=st.sampled_from(["nowait", "receive", "anext"]))
+    @rule(
+        which=st.integers(0), count=st.sampled_from([1, 2, 10, 70]), how=st.sampled_from(["nowait", "receive", "anext"])
+    )
     def take(self, which: int, count: int, how: str) -> None:
         queue = self.pick(which)
         real = queue.real
@@ -1104,4 +1110,3 @@ async def test_items_and_counts_of_missed_items_add_up_under_a_random_scheduler(
         assert position == 1001
     else:
         assert isinstance(got[-1], Missed)
-

@@ -51,7 +51,7 @@ async def crashed_beside(provider: Provider, client: trioprov.Client | None, aft
             nursery.start_soon(converse, provider, client)
 
 
-async def session_in_nursery(
+async def session_in_nursery(  # noqa: ASYNC128 - passed on
     provider: Provider,
     client: trioprov.Client | None,
     *,

@@ -604,20 +604,35 @@ async def test_a_loop_never_holds_the_stream_back() -> None:
 
 async def test_a_loop_has_a_checkpoint_when_it_waits_and_at_least_at_every_64th_event() -> None:
     transcript, reply = new_reply()
-    await transcript.write(["a"] * 1000)
+    tokens = [str(number) for number in range(5000)]
+    await transcript.write(tokens)
     iterator = aiter(reply)
+    got: list[str] = []
     with trio.testing.assert_no_checkpoints():
-        await anext(iterator)
-    for _ in range(15):
+        got.append(await anext(iterator))
+    for _ in range(20):
+        before = len(got)
         with trio.CancelScope() as scope:
             scope.cancel()
-            for _ in range(65):
-                await anext(iterator)
+            while True:
+                got.append(await anext(iterator))
         assert scope.cancelled_caught
+        assert len(got) - before <= 64
         with trio.testing.assert_checkpoints():
-            for _ in range(64):
-                await anext(iterator)
-    assert len([await anext(iterator) for _ in range(1000 - 1 - 15 * 64 - 15 * 0)]) == 39
+            for _ in range(65):
+                got.append(await anext(iterator))
+    assert got == tokens[: len(got)]
+    async with trio.open_nursery() as nursery:
+        while len(got) < 5000:
+            got.append(await anext(iterator))
+        nursery.start_soon(write_later, transcript)
+        with trio.testing.assert_checkpoints():
+            assert await anext(iterator) == "late"
+
+
+async def write_later(transcript: Transcript) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    await transcript.write(["late"])
 
 
 async def test_whoever_reads_keeps_the_session_alive() -> None:

@@ -106,7 +106,8 @@ class Client:
             # Nobody could catch it: an exception that leaves a system task takes the whole run down.
             log.exception("a session crashed; this is a bug in trioprov")
         finally:
-            await self.dismiss(tenant)
+            with trio.CancelScope(shield=True, relative_deadline=1.0):
+                await self.dismiss(tenant)
 
     def close(self) -> None:
         """Take no more sessions and close those there are; sync, idempotent."""

@@ -189,7 +189,8 @@ class _OpenFanOut(AbstractAsyncContextManager[FanOut, None]):
         for lane in self._fan.lanes:
             lane.close()
         for lane in self._fan.lanes:
-            await lane.wait_closed(exc)
+            if lane.waits(exc):
+                await lane.aclose()
         if exc is None:
             self._fan.raise_first_error(again=False)
 

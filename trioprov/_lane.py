@@ -15,7 +15,7 @@ from ._events import Event
 from ._outcomes import CleanupReport
 from ._owner import Owner
 from ._reply import Answer, Deadlines, Reply, Transcript
-from ._session import Session, is_cancellation, wait_settled
+from ._session import Session, waits
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 
@@ -77,10 +77,13 @@ class Lane:
             self._owner.submit(self._turn)
             self._owner.client.host(self._owner)
 
-    async def wait_closed(self, exc: BaseException | None) -> None:
-        """Wait for the cleanup, unless the client sees to it and the block is being cancelled."""
-        if not is_cancellation(exc) or self._owner.client.private:
-            await wait_settled(self._owner)
+    async def aclose(self) -> None:
+        """`close`, then wait for the cleanup, shielded and bounded by the client's budgets."""
+        await self._owner.aclose()
+
+    def waits(self, exc: BaseException | None) -> bool:
+        """Whether leaving the block that the lane belongs to waits for its cleanup."""
+        return waits(self._owner, exc)
 
     async def wait(self) -> Answer:
         """The lane's answer, with its error as a value."""
@@ -133,7 +136,8 @@ class _OpenReply(AbstractAsyncContextManager[Reply, None]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lane.close()
-        await self._lane.wait_closed(exc)
+        if self._lane.waits(exc):
+            await self._lane.aclose()
 
 
 def open_reply(

@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("trioprov")
 
+# How much longer than its budget an owner may take to say that the budget is over.
+_GRACE = 0.05
+
 
 class Owner(Tenant):
     """Owns one conversation and the debt that it is.
@@ -125,18 +128,22 @@ class Owner(Tenant):
         self.opened.set()
         self.done.set()
 
-    def patience(self) -> float:
-        """Until when, on trio's clock, it is worth waiting for the end; the owner may still go on after that."""
-        return max(self._ended_at + self.client.cleanup_timeout, self.debt.until)
-
     def forecast(self) -> CleanupReport:
         """The report; or what it would be if the owner gave up now."""
         self._line.doubt()
         return self.debt.forecast()
 
-    def give_up_waiting(self) -> None:
-        """Somebody's patience is over: let there be a report, though the owner still goes on."""
-        self.debt.provisional = self.forecast()
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """`close`, and wait, shielded, until all is settled or the budget has passed; it may go on after that."""
+        self.close()
+        while not self.done.is_set():
+            deadline = max(self._ended_at + self.client.cleanup_timeout, self.debt.until) + _GRACE
+            if deadline <= trio.current_time():
+                self.debt.provisional = self.forecast()
+                return
+            with trio.CancelScope(shield=True, deadline=deadline):
+                await self.done.wait()
 
     def _poke(self) -> None:
         if self._next is not None and self._next.over:

@@ -22,9 +22,6 @@ from .providers import Message, Messages, Provider, checked_messages
 if TYPE_CHECKING:
     from types import TracebackType
 
-# How much longer than its budget an owner may take to say that the budget is over.
-_GRACE = 0.05
-
 
 class Session:
     """One conversation on a service, deleted when the session ends. Made by `open_session` or `run_session`.
@@ -105,8 +102,7 @@ class Session:
         Raises:
             CleanupFailed: the conversation may still be on the server, and nobody was told yet.
         """
-        self.close()
-        await wait_settled(self._owner)
+        await self._owner.aclose()
         await trio.lowlevel.checkpoint()
         if (failure := self._failure()) is not None:
             raise failure
@@ -131,18 +127,6 @@ def cleanup_failed(provider: Provider, report: CleanupReport) -> CleanupFailed:
     error = CleanupFailed(f"a conversation may still be on {provider.label} ({report.outcome}{until}){why}", report)
     error.__cause__ = report.error
     return error
-
-
-@trio.lowlevel.enable_ki_protection
-async def wait_settled(owner: Owner) -> None:
-    """Wait, shielded, until the owner has settled or its budget has passed."""
-    while not owner.done.is_set():
-        deadline = owner.patience() + _GRACE
-        if deadline <= trio.current_time():
-            owner.give_up_waiting()
-            return
-        with trio.CancelScope(shield=True, deadline=deadline):
-            await owner.done.wait()
 
 
 def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> None:
@@ -183,7 +167,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         session._asking = False  # pyright: ignore[reportPrivateUsage]
         turn.transcript.stop()
         owner = session._owner  # pyright: ignore[reportPrivateUsage]
-        if not (is_cancellation(exc) and not owner.client.private):
+        if waits(owner, exc):
             with trio.CancelScope(shield=True, relative_deadline=owner.client.cleanup_timeout):
                 await turn.ended.wait()
 
@@ -200,6 +184,11 @@ def asked(
     turn = Turn(transcript, messages, options)
     owner.submit(turn)
     return Reply(owner.provider, session, transcript), turn
+
+
+def waits(owner: Owner, exc: BaseException | None) -> bool:
+    """Whether leaving a block waits for the cleanup: only a cancellation does not, if a client sees to it."""
+    return owner.client.private or not is_cancellation(exc)
 
 
 def is_cancellation(exc: BaseException | None) -> bool:
@@ -242,11 +231,15 @@ class _OpenSession(AbstractAsyncContextManager[Session, None]):
             await owner.opened.wait()
         except BaseException as exc:
             # Whatever comes, the owner finishes the create it has begun, and deletes what it made.
-            await self._leave(session, exc)
+            owner.close()
+            if waits(owner, exc):
+                await owner.aclose()
+                self._tell(session, exc)
             raise
         if owner.failure is not None:
             failure = another(owner.failure)
-            await self._leave(session, failure)
+            await owner.aclose()
+            self._tell(session, failure)
             raise failure
         self._session = session
         return session
@@ -255,14 +248,13 @@ class _OpenSession(AbstractAsyncContextManager[Session, None]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._session is not None
-        await self._leave(self._session, exc)
+        self._owner.close()
+        if waits(self._owner, exc):
+            await self._owner.aclose()
+            self._tell(self._session, exc)
 
-    async def _leave(self, session: Session, exc: BaseException | None) -> None:
-        owner = self._owner
-        owner.close()
-        if is_cancellation(exc) and not owner.client.private:
-            return
-        await wait_settled(owner)
+    def _tell(self, session: Session, exc: BaseException | None) -> None:
+        """Say what there is to say about the cleanup: to nobody in particular, or to whoever gets ``exc``."""
         failure = session._failure()  # pyright: ignore[reportPrivateUsage]
         if failure is None:
             return
@@ -295,7 +287,7 @@ def open_session(
     return _OpenSession(new_owner(provider, client, conversation))
 
 
-async def run_session(
+async def run_session(  # noqa: ASYNC128 - the owner calls started()
     provider: Provider,
     *,
     client: Client | None = None,
@@ -325,7 +317,7 @@ async def run_session(
     try:
         await owner.run()
     finally:
-        with trio.CancelScope(shield=True, relative_deadline=2.0):
+        with trio.CancelScope(shield=True, relative_deadline=1.0):
             await owner.client.dismiss(owner)
     if owner.failure is not None:
         raise owner.failure
@@ -351,5 +343,5 @@ async def delete_conversation(
     await trio.lowlevel.checkpoint()
     owner.close()
     owner.client.host(owner)
-    await wait_settled(owner)
+    await owner.aclose()
     return owner.forecast()

@@ -249,7 +249,7 @@ class _Once(AsyncIterator[bytes]):
 async def _whole(response: httpx.Response) -> Response:
     body = bytearray()
 
-    async def receive(data: bytes) -> bool:
+    async def receive(data: bytes) -> bool:  # noqa: ASYNC124 - others wait for their readers here
         body.extend(data)
         return len(body) <= MAX_BODY
 

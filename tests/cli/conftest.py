@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pexpect
@@ -17,6 +18,7 @@ COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "trioprov"]
 Run: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 Spawn: TypeAlias = Callable[..., "Terminal"]
 Start: TypeAlias = Callable[..., Awaitable[trio.Process]]
+Without: TypeAlias = Callable[[str], None]
 Until: TypeAlias = Callable[..., Awaitable[None]]
 
 
@@ -44,7 +46,18 @@ def start(environment: Mapping[str, str]) -> Start:
 
 
 @pytest.fixture
-def environment() -> Mapping[str, str]:
+def without(environment: dict[str, str], tmp_path: Path) -> Without:
+    """Let the command run as if a package were not installed."""
+
+    def without(package: str) -> None:
+        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+
+    return without
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
     """An environment that does not depend on who runs the tests."""
     told = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     return {**told, "TERM": "xterm-256color", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "no_proxy": "127.0.0.1"}

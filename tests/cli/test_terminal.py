@@ -14,7 +14,7 @@ from trioprov import AllenAI, H2o
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
 if TYPE_CHECKING:
-    from .conftest import Spawn, Until
+    from .conftest import Spawn, Until, Without
 
 TOPS = r"╭─+ H2o ─+╮╭─+ Open Assistant ─+╮╭─+ Ai2 Playground ─+╮"
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -79,7 +79,10 @@ async def test_closing_the_terminal_deletes_the_conversation(spawn: Spawn, until
     async with open_emulator(AllenAI, forever=True, token_delay=0.01) as emulator:
         terminal = spawn("ask", "hi", "-p", "allenai", "--base-url", emulator.url)
         await trio.to_thread.run_sync(terminal.wait_for, "● streaming")
-        os.close(terminal.child.fileno())
+        # Closes the terminal, and leaves pexpect a descriptor to close.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, terminal.child.fileno())
+        os.close(nowhere)
         await until(lambda: not terminal.child.isalive(), 5)
         assert terminal.child.exitstatus == 128 + signal.SIGHUP
         assert_no_orphans(emulator)
@@ -125,9 +128,24 @@ def test_more_lanes_than_lines_are_a_line_each(spawn: Spawn) -> None:
 
 
 def test_plain_is_plain_on_a_terminal_too(spawn: Spawn) -> None:
-    terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "--plain")
+    terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "--plain", "-o", "max_tokens=3")
     assert terminal.wait() == 0
     assert "\x1b" not in terminal.raw
+    assert "\r\nThe sky is\r\n" in terminal.raw
+
+
+def test_without_rich_a_terminal_gets_plain_text_and_is_told_why(spawn: Spawn, without: Without) -> None:
+    without("rich")
+    terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "-o", "max_tokens=3")
+    assert terminal.wait() == 0
+    assert 'the live view needs rich: pip install "trioprov[cli]"' in terminal.raw
+    assert "\x1b" not in terminal.raw
+
+
+def test_details_are_told_above_the_view(spawn: Spawn) -> None:
+    terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "-v", "-o", "max_tokens=3")
+    assert terminal.wait() == 0
+    assert re.search(r"trioprov: h2o: conversation \w+: deleted[^╭]+╭─", terminal.left)
 
 
 def test_providers_are_tables_on_a_terminal(spawn: Spawn) -> None:

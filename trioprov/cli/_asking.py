@@ -114,7 +114,10 @@ class Asking:
                 self._output_failed = True
                 if not isinstance(exc.__cause__, BrokenPipeError):  # a reader who has seen enough is no failure
                     self._voice.say(f"trioprov: the answer could not be written: {exc.__cause__}")
-            view.conclude()
+            try:
+                view.conclude()
+            except OSError:  # the terminal was closed
+                self._output_failed = True
             for lane in self._lanes:
                 self._tell(lane)
             if self._question.emulated:

@@ -6,8 +6,8 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -102,33 +102,40 @@ def emulate(arguments: argparse.Namespace, voice: Voice) -> int:
     if arguments.port and arguments.port + len(names) - 1 > 65535:
         raise UsageError(f"--port {arguments.port}: the last of {len(names)} services would have no port")
     try:
-        from .. import testing
+        from ..testing import serve_emulator
     except ImportError:
         raise UsageError('the emulators need h11: pip install "trioprov[cli]"') from None
-    del testing
+
+    async def serve(name: str, port: int, *, task_status: trio.TaskStatus[Emulator[Provider]]) -> None:
+        await serve_emulator(load(name), host=arguments.host, port=port, task_status=task_status)
+
     with Interrupts() as interrupts:
-        trio.run(_serve, names, arguments.host, arguments.port, interrupts, voice)
+        trio.run(_serve_all, serve, names, arguments.port, interrupts, voice)
     return interrupts.status
 
 
-async def _serve(names: list[str], host: str, port: int, interrupts: Interrupts, voice: Voice) -> None:
-    from ..testing import serve_emulator
-
+async def _serve_all(
+    serve: Callable[..., Awaitable[None]], names: Sequence[str], first_port: int, interrupts: Interrupts, voice: Voice
+) -> None:
     emulators: list[Emulator[Provider]] = []
     problem = ""
     with interrupts.cancelling():
         async with trio.open_nursery() as nursery:
-            try:
-                for index, name in enumerate(names):
-                    serving = partial(serve_emulator, load(name), host=host, port=port + index if port else 0)
-                    emulators.append(await nursery.start(serving))
+            for index, name in enumerate(names):
+                port = first_port + index if first_port else 0
+                try:
+                    emulators.append(await nursery.start(serve, name, port))
+                except LookupError:
+                    problem = f"there is no emulator of {name}"
+                except UsageError as exc:
+                    problem = str(exc)
+                except OSError as exc:
+                    problem = f"the emulator of {name} cannot listen on port {port}: {exc.strerror or exc}"
+                if problem:
+                    break
+                with suppress(BrokenPipeError):  # nobody reads, but somebody may ask
                     _introduce(emulators[-1])
-            except LookupError:
-                problem = f"there is no emulator of {names[len(emulators)]}"
-            except OSError as exc:
-                where = f"{host}:{port + len(emulators)}" if port else host
-                problem = f"the emulator of {names[len(emulators)]} cannot listen on {where}: {exc.strerror or exc}"
-            if not problem:
+            else:
                 voice.say("trioprov: serving until Ctrl-C")
                 await trio.sleep_forever()
             nursery.cancel_scope.cancel()

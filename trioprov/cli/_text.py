@@ -85,7 +85,7 @@ class Voice(logging.Handler):
     def stop_listening(self) -> None:
         """Leave the logger as it was."""
         if self._before is not None:
-            _log.level, _log.propagate = self._before
-            _log.setLevel(_log.level)
+            level, _log.propagate = self._before
+            _log.setLevel(level)
             _log.removeHandler(self)
             self._before = None
