@@ -73,7 +73,8 @@ def prepare(peers: Iterable[str], *, fresh: bool = False) -> Environment:
     for peer in peers:
         installed = _run([*pip, "install", "-q", peer])
         if installed.returncode:
-            missing[peer] = (installed.stderr.strip().splitlines() or ["pip failed"])[-1]
+            said = installed.stderr.strip().splitlines()
+            missing[peer] = next((line for line in reversed(said) if line.startswith("ERROR:")), "pip failed")
             _tell(f"{peer} is left out: {missing[peer]}")
     listed = _run([*pip, "list", "--format", "json"])
     versions = {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}

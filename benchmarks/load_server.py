@@ -46,7 +46,7 @@ def text(count: int) -> str:
 def _chunks(count: int) -> list[bytes]:
     """The body of a stream, cut as it is written when paced: the tokens, then the end."""
     tokens = [
-        _chunk({"id": 1000 + 37 * at, "text": piece, "logprob": -0.015625 * (1 + at), "special": False})
+        _chunk({"id": 1000 + 37 * at, "text": piece, "logprob": -0.00390625 * (3 + 2 * at), "special": False})
         for at, piece in enumerate(PIECES)
     ]
     # A real server repeats the whole text here. It is left empty because no real reply is as long as these: in one

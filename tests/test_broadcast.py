@@ -69,7 +69,7 @@ async def receive_into(reader: Subscription[Item], items: list[Item]) -> None:
     items.append(await reader.receive())
 
 
-# -- Every reader gets every item, in order ------------------------------------------------------------------------------
+# -- Every reader gets every item, in order ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when_full", POLICIES)
@@ -170,7 +170,7 @@ async def test_items_are_stored_once_however_many_read() -> None:
     assert len(log) == 101
 
 
-# -- wait ----------------------------------------------------------------------------------------------------------------
+# -- wait --------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_room_is_what_the_fullest_buffer_of_a_reader_that_waits_has_left() -> None:
@@ -298,7 +298,7 @@ async def test_waiting_for_room_is_no_checkpoint_when_there_is_room() -> None:
 
 
 async def test_a_log_that_has_more_to_wait_for_waits_for_each_where_it_happens() -> None:
-    """As a lane of a fan-out does: when its own reader makes room first and the merged one's later, it hears of both."""
+    """As a lane of a fan-out does: its own reader makes room first, the merged one's later, and it hears of both."""
     merged = new_log()
 
     class Lane(Broadcast[Item]):
@@ -346,7 +346,7 @@ async def test_an_infinite_buffer_never_holds_back() -> None:
     assert len(there_now(reader)) == 10_000
 
 
-# -- drop_oldest ---------------------------------------------------------------------------------------------------------
+# -- drop_oldest -------------------------------------------------------------------------------------------------------
 
 
 async def test_drop_oldest_is_told_how_many_are_missing_where_they_are_missing() -> None:
@@ -428,7 +428,7 @@ async def test_what_follows_an_item_that_was_waited_for_fills_the_buffer(
     assert got + there_now(reader) == expected
 
 
-# -- detach --------------------------------------------------------------------------------------------------------------
+# -- detach ------------------------------------------------------------------------------------------------------------
 
 
 async def test_detach_gets_what_was_in_its_buffer_then_how_many_it_missed_and_nothing_more() -> None:
@@ -486,7 +486,7 @@ async def test_the_end_of_a_detached_reader_wakes_the_other_tasks_that_share_it(
     assert sorted(got, key=str) == [0, 1, Missed(3)]
 
 
-# -- Several tasks on one subscription -----------------------------------------------------------------------------------
+# -- Several tasks on one subscription ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("buffer", [0, 1, 7, math.inf])
@@ -536,7 +536,7 @@ async def test_closing_wakes_every_task_that_waits_and_disturbs_no_other_reader(
     assert got == [1]
 
 
-# -- Closing, and what is never waited for -------------------------------------------------------------------------------
+# -- Closing, and what is never waited for -----------------------------------------------------------------------------
 
 
 async def test_a_closed_subscription_says_so_and_may_be_closed_again() -> None:
@@ -600,6 +600,7 @@ async def test_receive_nowait_takes_only_what_is_there() -> None:
 async def test_statistics_tell_how_full_the_buffer_is_and_who_waits() -> None:
     log = new_log(*range(10))
     reader = subscribe(log, 3)
+    got: list[Item] = []
 
     def facts() -> tuple[int, int, int, int]:
         stats = reader.statistics()
@@ -623,7 +624,7 @@ async def test_statistics_tell_how_full_the_buffer_is_and_who_waits() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert facts() == (2, 3, 0, 0)
         assert there_now(reader) == [12, 13]
-        nursery.start_soon(receive_into, reader, [])
+        nursery.start_soon(receive_into, reader, got)
         await trio.testing.wait_all_tasks_blocked()
         assert facts() == (0, 3, 0, 1)
         log.publish([14])
@@ -664,7 +665,7 @@ async def test_items_that_are_handed_over_never_were_in_the_buffer() -> None:
     assert reader.statistics().peak_buffer_used == 0
 
 
-# -- A subscription that nobody refers to --------------------------------------------------------------------------------
+# -- A subscription that nobody refers to ------------------------------------------------------------------------------
 
 
 async def test_a_dropped_subscription_closes_itself() -> None:
@@ -725,7 +726,7 @@ async def test_a_subscription_that_is_collected_in_a_forked_child_leaves_the_loo
     assert log.room() == 1
 
 
-# -- Checkpoints and cancellation ----------------------------------------------------------------------------------------
+# -- Checkpoints and cancellation --------------------------------------------------------------------------------------
 
 READS: dict[str, Callable[[Subscription[Item]], Awaitable[Item]]] = {"receive": lambda r: r.receive(), "anext": anext}
 each_read = pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
@@ -773,9 +774,9 @@ async def test_a_cancellation_is_noticed_within_64_items_and_loses_none(
     reader = subscribe(log)
     got: list[Item] = []
     while len(got) < 900:
+        before = len(got)
         with trio.CancelScope() as scope:
             scope.cancel()
-            before = len(got)
             while True:
                 got.append(await read(reader))
         assert scope.cancelled_caught
@@ -848,7 +849,7 @@ async def test_ctrl_c_comes_between_two_items_and_never_into_one() -> None:
     assert protected == [True] * 3
 
 
-# -- The same as one bounded queue for each reader -----------------------------------------------------------------------
+# -- The same as one bounded queue for each reader ---------------------------------------------------------------------
 
 
 @dataclass
@@ -867,20 +868,21 @@ class Queue:
     closed: bool = False
     over: bool = False
     taken: int = 0
-    hands: list[trio.CancelScope] = field(default_factory=lambda: list[trio.CancelScope]())
+    hands: int = 0
+    scopes: list[trio.CancelScope] = field(default_factory=lambda: list[trio.CancelScope]())
     expected: list[object] = field(default_factory=lambda: list[object]())
     handed: list[object] = field(default_factory=lambda: list[object]())
 
     @property
     def room(self) -> float:
         open_and_waits = self.when_full == "wait" and not self.closed and not self.over
-        return self.limit - len(self.live) + len(self.hands) if open_and_waits else math.inf
+        return self.limit - len(self.live) + self.hands if open_and_waits else math.inf
 
     def put(self, item: Item) -> None:
         if self.closed or self.told:
             return
         if self.hands:
-            self.hands.pop(0)
+            self.hands -= 1
             self.expected.append(item)
         elif self.full:
             self.missed += 1
@@ -902,15 +904,15 @@ class Queue:
         elif not self.closed and not self.told:
             self.last.append(LAST)
             if self.hands:
-                self.hands.pop()
+                self.hands -= 1
                 self.expected.append(self.last.popleft())
-            self.expected += [trio.EndOfChannel] * len(self.hands)
-            self.hands.clear()
+            self.expected += [trio.EndOfChannel] * self.hands
+            self.hands = 0
 
     def close(self) -> None:
         self.closed = True
-        self.expected += [trio.ClosedResourceError] * len(self.hands)
-        self.hands.clear()
+        self.expected += [trio.ClosedResourceError] * self.hands
+        self.hands = 0
 
     def get(self) -> object:
         if self.closed:
@@ -1010,11 +1012,13 @@ class Readers(RuleBasedStateMachine):
         if queue.closed or queue.replayed or queue.live or queue.missed or queue.told or queue.over:
             return
         scope = trio.CancelScope()
-        queue.hands.append(scope)
+        queue.hands += 1
+        queue.scopes.append(scope)
 
         async def hand() -> None:
             with scope:
                 queue.handed.append(await outcome(queue.real.receive))
+            queue.scopes.remove(scope)
 
         self.carry_out(lambda: self.nursery.start_soon(hand))
 
@@ -1022,7 +1026,9 @@ class Readers(RuleBasedStateMachine):
     @rule(which=st.integers(0))
     def cancel_a_task_that_waits(self, which: int) -> None:
         waiting = [queue for queue in self.queues if queue.hands]
-        self.carry_out(waiting[which % len(waiting)].hands.pop().cancel)
+        queue = waiting[which % len(waiting)]
+        queue.hands -= 1
+        self.carry_out(queue.scopes[0].cancel)
 
     @precondition(lambda self: self.queues)
     @rule(which=st.integers(0))
@@ -1056,12 +1062,12 @@ class Readers(RuleBasedStateMachine):
     def the_statistics_are_those_of_the_queue(self) -> None:
         for queue in self.queues:
             stats = queue.real.statistics()
-            assert (stats.current_buffer_used, stats.tasks_waiting_receive) == (queue.buffered, len(queue.hands))
+            assert (stats.current_buffer_used, stats.tasks_waiting_receive) == (queue.buffered, queue.hands)
             assert stats.current_buffer_used <= stats.peak_buffer_used <= queue.limit
 
     def teardown(self) -> None:
         for queue in self.queues:
-            for scope in queue.hands:
+            for scope in list(queue.scopes):
                 self.carry_out(scope.cancel)
 
 

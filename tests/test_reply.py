@@ -77,7 +77,11 @@ async def ends(
     """When a reply ends, in seconds from the question, if its clock is heeded; and with what."""
     transcript, _ = new_reply(deadlines)
     changed = trio.lowlevel.ParkingLot()
-    transcript.changed = changed.unpark_all
+
+    def poke() -> None:
+        changed.unpark_all()
+
+    transcript.changed = poke
     begun = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service, transcript)
@@ -106,7 +110,7 @@ def says(*steps: Step) -> Callable[[Transcript], Awaitable[None]]:
     return service
 
 
-# -- Deadlines -----------------------------------------------------------------------------------------------------------
+# -- Deadlines ---------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_word_a_reply_has_60_seconds_to_begin_and_to_go_on_and_no_limit_in_all() -> None:
@@ -242,7 +246,7 @@ async def test_the_clock_can_begin_anew_for_a_question_that_had_to_wait_for_its_
     assert (await reply.wait()).time_to_first_token == 3
 
 
-# -- Text ----------------------------------------------------------------------------------------------------------------
+# -- Text --------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_text_is_the_tokens_joined_with_every_blank_and_nothing_else() -> None:
@@ -351,7 +355,7 @@ async def test_the_tail_waits_for_its_turn_like_every_token() -> None:
         assert [event async for event in events] == ["Hel", "lo", STOP]
 
 
-# -- Limits --------------------------------------------------------------------------------------------------------------
+# -- Limits ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_reply_may_have_16_mib_unless_the_client_says_otherwise() -> None:
@@ -413,7 +417,7 @@ async def test_a_few_notices_leave_nearly_all_of_the_room_to_the_text() -> None:
     assert reply.finish == STOP
 
 
-# -- stop ----------------------------------------------------------------------------------------------------------------
+# -- stop --------------------------------------------------------------------------------------------------------------
 
 
 async def test_stop_ends_the_reply_at_once_from_any_task_and_as_often_as_one_likes() -> None:
@@ -454,7 +458,7 @@ async def test_stop_sets_a_writer_free_that_a_reader_held_back() -> None:
     assert reply.text == "a"
 
 
-# -- wait and Answer -----------------------------------------------------------------------------------------------------
+# -- wait and Answer ---------------------------------------------------------------------------------------------------
 
 
 async def test_everybody_who_waits_gets_an_error_of_their_own_whose_cause_is_the_original() -> None:
@@ -543,7 +547,7 @@ async def test_where_errors_are_values_the_answer_holds_the_error_and_the_text()
     assert (answer.text, answer.error, answer.finish_reason, answer.conversation) == ("a", error, "error", None)
 
 
-# -- async for -----------------------------------------------------------------------------------------------------------
+# -- async for ---------------------------------------------------------------------------------------------------------
 
 
 async def test_every_loop_starts_at_the_first_token_and_skips_what_is_none() -> None:
@@ -619,8 +623,7 @@ async def test_a_loop_has_a_checkpoint_when_it_waits_and_at_least_at_every_64th_
         assert scope.cancelled_caught
         assert len(got) - before <= 64
         with trio.testing.assert_checkpoints():
-            for _ in range(65):
-                got.append(await anext(iterator))
+            got += [await anext(iterator) for _ in range(65)]
     assert got == tokens[: len(got)]
     async with trio.open_nursery() as nursery:
         while len(got) < 5000:
@@ -650,7 +653,7 @@ async def test_whoever_reads_keeps_the_session_alive() -> None:
     assert transcript.finish is None
 
 
-# -- subscribe and forward -----------------------------------------------------------------------------------------------
+# -- subscribe and forward ---------------------------------------------------------------------------------------------
 
 
 async def test_subscribers_get_every_event_with_one_finish_at_the_end() -> None:
@@ -688,7 +691,7 @@ async def test_a_subscriber_holds_back_256_events_unless_it_says_otherwise() -> 
 
 @pytest.mark.parametrize("buffer", [1.0, 0.5, "1", None, True, math.nan, -math.inf])
 async def test_a_buffer_that_is_no_whole_number_is_refused(buffer: Any) -> None:
-    with pytest.raises(TypeError, match="buffer must be a whole number or math.inf"):
+    with pytest.raises(TypeError, match="buffer must be a whole number"):
         new_reply()[1].subscribe(buffer=buffer)
 
 
@@ -747,8 +750,7 @@ async def test_workers_share_the_events_through_clones_of_the_receiving_end() ->
 
     async def work(channel: trio.MemoryReceiveChannel[Event], share: list[Event]) -> None:
         async with channel:
-            async for event in channel:
-                share.append(event)
+            share += [event async for event in channel]
 
     tokens = [str(number) for number in range(300)]
     async with trio.open_nursery() as nursery:

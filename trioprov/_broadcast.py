@@ -34,7 +34,8 @@ class Cursor(Generic[T]):
         cut_off: where it was detached, if it was; ``ended`` once it knows.
         waiting: how many tasks wait for the next item.
         rested: its position at its last checkpoint.
-        ready: up to here it may take without a look at the rest; whatever could change that sets it back to 0.
+        ready: up to here it may take without a look at the rest. Whatever could change that sets it back to 0; so it
+            is 0 when the buffer is full, and a writer that waits for room hears of the first item that is taken.
     """
 
     __slots__ = (
@@ -96,9 +97,7 @@ class Broadcast(Generic[T]):
 
     async def wait_room(self) -> None:
         """Wait until `room` is more than 0; a checkpoint only if it waits."""
-        while Broadcast.room(self) <= 0:  # a subclass has more to wait for, but elsewhere
-            for cursor in self._cursors:
-                cursor.ready = 0
+        while Broadcast[T].room(self) <= 0:  # a subclass has more to wait for, but elsewhere
             await self._writer.park()
 
     def publish(self, items: Iterable[T]) -> None:

@@ -60,10 +60,10 @@ def test_one_answer_is_its_text_and_a_newline(run: Run) -> None:
 
 
 def test_one_answer_is_streamed(environment: Mapping[str, str]) -> None:
-    command = [*COMMAND, "ask", "hi", "-p", "h2o", "--emulated"]
+    command = [*COMMAND, "ask", "hi", "-p", "allenai", "--emulated"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        assert os.read(process.stdout.fileno(), 100) == b"The"
+        assert os.read(process.stdout.fileno(), 100) == b"Sunlight"
         assert process.poll() is None
 
 
@@ -88,7 +88,7 @@ async def test_a_failed_lane_is_told_on_stderr_with_advice_and_the_others_answer
 
 
 def test_what_a_provider_refuses_is_its_lanes_error(run: Run) -> None:
-    done = run("ask", "hi", "--emulated", "-p", "openassistant", "-p", "allenai", "-o", "stop=X")
+    done = run("ask", "hi", "--emulated", "-p", "openassistant", "-p", "allenai", "-o", "stop=X", "-o", "max_tokens=3")
     assert done.returncode == 1
     assert "Open Assistant: ValueError: stop: " in done.stderr
     assert "openassistant  nothing owed  (none was created)" in done.stderr
@@ -142,7 +142,7 @@ def test_the_emulators_name_what_is_not_installed(run: Run, without: Without) ->
     done = run("ask", "hi", "--emulated")
     assert (done.returncode, done.stdout) == (2, "")
     assert '--emulated needs h11: pip install "trioprov[cli]"' in done.stderr
-    assert "needs h11" in run("emulate").stderr
+    assert "need h11" in run("emulate").stderr
 
 
 def test_plain_needs_no_rich(run: Run, without: Without) -> None:
@@ -172,10 +172,10 @@ async def test_a_reader_who_has_seen_enough_ends_it_quietly_and_the_conversation
 
 
 def test_head_gets_what_it_wants(environment: Mapping[str, str]) -> None:
-    line = f"{sys.executable} -m trioprov ask hi -p h2o --emulated | head -c 10"
+    line = f"{sys.executable} -m trioprov ask hi -p allenai --emulated | head -c 10"
     done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, timeout=30, check=True)
-    assert done.stdout == b"The sky is"
-    assert b"  h2o  deleted  " in done.stderr
+    assert done.stdout == b"Sunlight l"
+    assert b"  allenai  deleted  " in done.stderr
     assert quiet(done.stderr.decode())
 
 

@@ -53,7 +53,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_deletes_every_conversation(spawn: Spa
     terminal = spawn("ask", "Why is the sky blue?", "--emulated")
     terminal.wait_for(r"● streaming +││ ● streaming +│")
     terminal.child.sendintr()
-    terminal.wait_for("cleaning up … .press Ctrl-C again to leave at once")
+    terminal.wait_for(r"cleaning up … .press Ctrl-C again to leave at once")
     assert terminal.wait() == 130
     assert terminal.text.count("■ stopped") >= 2
     assert len(re.findall(r"^  \w+ +deleted +\S+$", terminal.left, re.MULTILINE)) == 3
@@ -120,7 +120,7 @@ async def test_an_error_is_shown_in_its_column_and_below_with_advice(spawn: Spaw
 
 def test_more_lanes_than_lines_are_a_line_each(spawn: Spawn) -> None:
     arguments = [word for _ in range(12) for word in ("-p", "allenai")]
-    terminal = spawn("ask", "hi", "--emulated", *arguments, columns=40, lines=10)
+    terminal = spawn("ask", "hi", "--emulated", "-o", "max_tokens=20", *arguments, columns=40, lines=10)
     terminal.wait_for(r"● Ai2 Playground: streaming, \d+ charac")
     terminal.wait_for("and 6 more")
     assert terminal.wait() == 0
@@ -138,14 +138,14 @@ def test_without_rich_a_terminal_gets_plain_text_and_is_told_why(spawn: Spawn, w
     without("rich")
     terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "-o", "max_tokens=3")
     assert terminal.wait() == 0
-    assert 'the live view needs rich: pip install "trioprov[cli]"' in terminal.raw
+    assert 'the live view needs rich: pip install "trioprov[cli]"' in " ".join(terminal.raw.split())
     assert "\x1b" not in terminal.raw
 
 
 def test_details_are_told_above_the_view(spawn: Spawn) -> None:
     terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "-v", "-o", "max_tokens=3")
     assert terminal.wait() == 0
-    assert re.search(r"trioprov: h2o: conversation \w+: deleted[^╭]+╭─", terminal.left)
+    assert re.search(r"trioprov: h2o: conversation \w+: deleted[^╭]+╭─", terminal.text)
 
 
 def test_providers_are_tables_on_a_terminal(spawn: Spawn) -> None:

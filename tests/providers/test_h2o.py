@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -99,7 +100,12 @@ class TestOpen:
         "body",
         [
             *(b"", b"null", b"[]", b"{}", b"<html>", b'{"conversationId":5}', b'{"conversationId":null}'),
-            *(b'{"conversationId":""}', b'{"conversationId":"."}', b'{"conversationId":".."}', b'{"conversationId":["a"]}'),
+            *(
+                b'{"conversationId":""}',
+                b'{"conversationId":"."}',
+                b'{"conversationId":".."}',
+                b'{"conversationId":["a"]}',
+            ),
             b'{"conversationId":"' + b"x" * 129 + b'"}',
         ],
     )
@@ -284,8 +290,8 @@ class TestStopAndRecover:
         assert drive(H2o().stop(stopped.value)).value == opened()
 
     def test_a_stop_that_fails_says_so(self, drive: Any) -> None:
+        missing = Response(status=404, body=b'{"message":"Conversation not found"}')
         with pytest.raises(ConversationLost):
-            missing = Response(status=404, body=b'{"message":"Conversation not found"}')
             drive(H2o().stop(opened(generating=True)), missing)
 
     @pytest.mark.parametrize("status", [200, 303])
@@ -315,7 +321,10 @@ class TestStopAndRecover:
 
     def test_a_recovery_that_fails_says_so(self, drive: Any) -> None:
         with pytest.raises(ProviderError, match="Internal Error"):
-            drive(H2o().recover(MINTED), Response(status=200, body=b'{"type":"error","error":{"message":"Internal Error"}}'))
+            drive(
+                H2o().recover(MINTED),
+                Response(status=200, body=b'{"type":"error","error":{"message":"Internal Error"}}'),
+            )
 
 
 class TestRefusals:
@@ -342,7 +351,9 @@ class TestRefusals:
         error = H2o().refusal(Response(status=status, body=body))
         assert (type(error), error.status, error.message, error.code) == (kind, status, message, code)
 
-    @pytest.mark.parametrize("body", [b"Non-JSON form requests need to have a referer", b"Invalid referer for POST request"])
+    @pytest.mark.parametrize(
+        "body", [b"Non-JSON form requests need to have a referer", b"Invalid referer for POST request"]
+    )
     def test_a_refused_referer_is_explained(self, body: bytes) -> None:
         error = H2o(base_url="http://localhost:3000").refusal(Response(status=403, body=body))
         assert type(error) is InvalidRequest
@@ -354,7 +365,7 @@ class TestRefusals:
         assert H2o().refusal(Response(status=503, body=body, retry_after=3)).retry_after == 3
 
 
-# -- The stream ----------------------------------------------------------------------------------------------------------
+# -- The stream --------------------------------------------------------------------------------------------------------
 
 
 def sse(*events: Any, space: str = "") -> bytes:
@@ -421,7 +432,7 @@ class TestStream:
     @given(st.sampled_from([*STREAMS.values()]), st.lists(st.integers(0, 600)))
     def test_cut_anywhere_it_is_the_same(self, data: bytes, cuts: list[int]) -> None:
         places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
-        chunks = [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+        chunks = [data[start:end] for start, end in pairwise(places)]
         whole, pieces = read(data), read(chunks)
         assert [seen(event) for event in pieces[0]] == [seen(event) for event in whole[0]]
         assert pieces[1].conversation == whole[1].conversation
@@ -512,7 +523,12 @@ class TestFinish:
     @pytest.mark.parametrize(
         ("event", "kind", "message", "code"),
         [
-            ({"error": "Model is overloaded", "error_type": "overloaded"}, Overloaded, "Model is overloaded", "overloaded"),
+            (
+                {"error": "Model is overloaded", "error_type": "overloaded"},
+                Overloaded,
+                "Model is overloaded",
+                "overloaded",
+            ),
             ({"error": "bad", "error_type": "validation"}, InvalidRequest, "bad", "validation"),
             ({"error": "bad", "error_type": "generation"}, ProviderError, "bad", "generation"),
             ({"error": "bad", "error_type": "incomplete_generation"}, ProviderError, "bad", "incomplete_generation"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -32,8 +33,7 @@ from trioprov.providers import Response, checked_messages
 from trioprov.providers._oasst import OpenAssistantDecoder
 
 OA = OpenAssistant(cookies={"next-auth.session-token": "mine"})
-CHAT = Conversation(provider="openassistant", base_url=OA.base_url, id="chat")
-CHAT = CHAT.replace(credential=OA.credential(CHAT))
+CHAT = Conversation(provider="openassistant", base_url=OA.base_url, id="chat", credential=OA.credential(Conversation()))
 OK = Response(status=200)
 WENT_WRONG = Response(status=500, body=b'{"message":"Something went wrong"}')
 DEFAULTS = {
@@ -111,7 +111,7 @@ class TestAsk:
         assert stream.query == {"chat_id": "chat", "message_id": "a1"}
 
     def test_what_is_of_the_message_and_not_of_the_sampling_stands_beside_it(self, drive: Any) -> None:
-        texts = {"system_prompt": "s", "user_profile": "u", "user_response_instructions": "r"}
+        texts: dict[str, Any] = {"system_prompt": "s", "user_profile": "u", "user_response_instructions": "r"}
         driven = drive(ask(CHAT, plugins=[{"url": "x"}], temperature=0, top_k=None, **texts), PROMPTED, ANSWERING)
         body = driven.requests[1].json
         assert body["plugins"] == [{"url": "x"}]
@@ -173,7 +173,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "body", "kind", "message"),
         [
-            (413, b'{"message":"Message content exceeds max length"}', InvalidRequest, "Message content exceeds max length"),
+            (
+                413,
+                b'{"message":"Message content exceeds max length"}',
+                InvalidRequest,
+                "Message content exceeds max length",
+            ),
             (400, b'{"message":"Parent message not found"}', InvalidRequest, "Parent message not found"),
             (422, b'{"message":"Model x not found"}', ModelNotSupported, "Model x not found"),
             (503, b'{"message":"The server is currently busy."}', Overloaded, "The server is currently busy."),
@@ -210,14 +215,13 @@ class TestRefusals:
             drive(driven, WENT_WRONG, Response(status=404))
 
     def test_a_full_queue_is_overload_and_the_prompt_is_remembered(self, drive: Any) -> None:
-        steps, conversations = ask(CHAT), []
-        request = next(steps)
-        assert request.path == "/api/chat/prompter_message"
-        conversations.append(steps.send(PROMPTED))
+        steps = ask(CHAT)
+        assert next(steps).path == "/api/chat/prompter_message"
+        prompted = steps.send(PROMPTED)
         steps.send(None)
         with pytest.raises(Overloaded):
             steps.send(Response(status=503, body=b'{"message":"The server is currently busy."}'))
-        assert conversations[0]["unanswered"] == "p1"
+        assert prompted["unanswered"] == "p1"
 
 
 class TestClose:
@@ -272,7 +276,7 @@ class TestClose:
         assert drive(OA.stop(CHAT.replace(pending="a0"))).requests == []
 
 
-# -- The events ----------------------------------------------------------------------------------------------------------
+# -- The events --------------------------------------------------------------------------------------------------------
 
 
 def sse(*events: Any, end: str = "\r\n") -> bytes:
@@ -334,7 +338,7 @@ class TestEvents:
     @given(st.sampled_from([*STREAMS.values()]), st.lists(st.integers(0, 700)))
     def test_cut_anywhere_it_is_the_same(self, data: bytes, cuts: list[int]) -> None:
         places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
-        chunks = [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+        chunks = [data[start:end] for start, end in pairwise(places)]
         whole, pieces = read(data), read(chunks)
         assert [seen(event) for event in pieces[0]] == [seen(event) for event in whole[0]]
         assert pieces[1].conversation == whole[1].conversation
@@ -435,9 +439,13 @@ FIELDS = [
     *("text", "queue_position", "queue_size", "error", "message", "current_plugin_thought"),
     "current_plugin_action_input",
 ]
-MESSAGES = st.builds(
-    lambda kind, fields: {"event_type": kind, **fields}, KINDS | JSON, st.dictionaries(st.sampled_from(FIELDS), JSON)
-)
+
+
+def an_event(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"event_type": kind, **fields}
+
+
+MESSAGES = st.builds(an_event, KINDS | JSON, st.dictionaries(st.sampled_from(FIELDS), JSON))
 
 
 class TestHostile:

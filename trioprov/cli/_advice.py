@@ -8,6 +8,7 @@ from .. import (
     AuthenticationError,
     ConnectionFailed,
     DeadlineExceeded,
+    IncompleteReply,
     InvalidRequest,
     ModelNotSupported,
     Overloaded,
@@ -53,6 +54,8 @@ def advice(provider: Provider, error: Exception) -> str:
             return f"Is there a server at {provider.base_url}? See --base-url and --proxy."
         case DeadlineExceeded():
             return "The service is slow or stuck: ask again later, or another --model."
+        case IncompleteReply():
+            return "The connection broke off: ask again."
         case RemoteProtocolError():
             return f"Is it really a server for {name} at {provider.base_url}?"
         case ImportError() if provider.proxy is not None:

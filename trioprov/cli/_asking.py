@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # How the emulators answer a human: as fast as a service, and each a little differently.
 _PACE: dict[str, dict[str, Any]] = {
     "h2o": {"first_delay": 0.3, "token_delay": 0.035},
-    "openassistant": {"pending": (3, 2, 1), "pending_interval": 0.25, "token_delay": 0.045},
+    "openassistant": {"pending": (3, 2, 1), "pending_interval": 0.2, "token_delay": 0.03},
     "allenai": {"first_delay": 0.15, "token_delay": 0.03},
 }
 _INSTALL = 'pip install "trioprov[cli]"'

@@ -6,8 +6,9 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -98,7 +99,7 @@ def _print_tables(voice: Voice) -> None:
 
 def emulate(arguments: argparse.Namespace, voice: Voice) -> int:
     """``trioprov emulate``: serve the emulators until Ctrl-C."""
-    names = known_names(arguments.names)
+    names = list(dict.fromkeys(known_names(arguments.names)))
     if arguments.port and arguments.port + len(names) - 1 > 65535:
         raise UsageError(f"--port {arguments.port}: the last of {len(names)} services would have no port")
     try:
@@ -106,29 +107,25 @@ def emulate(arguments: argparse.Namespace, voice: Voice) -> int:
     except ImportError:
         raise UsageError('the emulators need h11: pip install "trioprov[cli]"') from None
 
-    async def serve(name: str, port: int, *, task_status: trio.TaskStatus[Emulator[Provider]]) -> None:
-        await serve_emulator(load(name), host=arguments.host, port=port, task_status=task_status)
-
+    servers = {name: partial(serve_emulator, load(name), host=arguments.host) for name in names}
     with Interrupts() as interrupts:
-        trio.run(_serve_all, serve, names, arguments.port, interrupts, voice)
+        trio.run(_serve_all, servers, arguments.port, interrupts, voice)
     return interrupts.status
 
 
 async def _serve_all(
-    serve: Callable[..., Awaitable[None]], names: Sequence[str], first_port: int, interrupts: Interrupts, voice: Voice
+    servers: Mapping[str, Callable[..., Awaitable[None]]], first_port: int, interrupts: Interrupts, voice: Voice
 ) -> None:
     emulators: list[Emulator[Provider]] = []
     problem = ""
     with interrupts.cancelling():
         async with trio.open_nursery() as nursery:
-            for index, name in enumerate(names):
+            for index, (name, serve) in enumerate(servers.items()):
                 port = first_port + index if first_port else 0
                 try:
-                    emulators.append(await nursery.start(serve, name, port))
+                    emulators.append(await nursery.start(partial(serve, port=port)))
                 except LookupError:
                     problem = f"there is no emulator of {name}"
-                except UsageError as exc:
-                    problem = str(exc)
                 except OSError as exc:
                     problem = f"the emulator of {name} cannot listen on port {port}: {exc.strerror or exc}"
                 if problem:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 
 from .. import PROVIDERS, __version__
 from . import _commands
 
 _ASK_EPILOG = """\
 several providers:
-  --model, --base-url and --cookies take NAME=VALUE where more than one provider is asked, once for each, for example
-  --model h2o=falcon-7b. A provider that is asked twice (-p h2o -p h2o) takes one value for both, or two in order.
+  Where more than one provider is asked, --model, --base-url and --cookies take
+  NAME=VALUE, once for each: --model h2o=falcon-7b. A provider that is asked
+  twice (-p h2o -p h2o) takes one value for both, or two in order.
 
 who is asked without -p:
-  with --emulated, everybody; with --base-url NAME=URL, the providers named there; else every provider whose public
-  service is not known to have closed, and which needs no account or gets --cookies.
+  With --emulated, everybody; with --base-url NAME=URL, the providers named
+  there; else every provider whose public service is not known to have closed,
+  and which needs no account or gets --cookies.
 
 exit status:
-  0 every provider answered; 1 some did not; 2 the command was wrong, and nothing was sent; 130 after Ctrl-C (143 after
-  SIGTERM, 129 when the terminal closed), with the conversations deleted.
+  0 every provider answered; 1 some did not; 2 the command was wrong, and
+  nothing was sent; 130 after Ctrl-C (143 after SIGTERM, 129 when the terminal
+  was closed), with the conversations deleted. A second Ctrl-C leaves at once.
 """
 
 
@@ -41,8 +43,9 @@ def build() -> argparse.ArgumentParser:
         "ask",
         parents=[common],
         help="one prompt to several providers, side by side",
-        description="Send one prompt to several providers and show the answers side by side as they arrive.\n"
-        "Into a pipe or a file, or with --plain, they are plain text.",
+        description="Send one prompt to several providers and show the answers side by\n"
+        "side as they arrive. Into a pipe or a file, or with --plain, they are plain\n"
+        "text. Whatever happens, the conversations are deleted on the servers.",
         epilog=_ASK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -114,13 +117,8 @@ def build() -> argparse.ArgumentParser:
         "emulate",
         parents=[common],
         help="serve the emulators for other programs",
-        description=textwrap.dedent(
-            """\
-            Serve emulators of the services for other programs, until Ctrl-C.
-            At the end it tells which conversations nobody has deleted.
-            """
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Serve emulators of the services for other programs, until Ctrl-C. At the end it tells which "
+        "conversations nobody has deleted.",
         allow_abbrev=False,
     )
     emulate.add_argument("names", nargs="*", metavar="NAME", help=f"which services; all of them if none: {names}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -23,6 +25,18 @@ def clean(text: str) -> str:
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _wrapped(text: str) -> str:
+    """The text with its lines no longer than the terminal's, broken between words."""
+    width = shutil.get_terminal_size().columns
+    lines = (
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+    return "\n".join(lines)
 
 
 class Cleaner:
@@ -66,7 +80,7 @@ class Voice(logging.Handler):
             if self.above is not None and sys.stderr.isatty():
                 self.above(text)
             else:
-                print(text, file=sys.stderr, flush=True)
+                print(_wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say a log record."""

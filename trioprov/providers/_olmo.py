@@ -109,7 +109,7 @@ class OlmoDecoder(Decoder):
         return Finish("error", kind(f"the model ended: {shortened(reason, 60)}", code=code_word(reason)))
 
 
-def _assistant(top: dict[str, Any]) -> dict[str, Any]:
+def _assistant(top: object) -> dict[str, Any]:
     """The deepest assistant message of a tree, where the answer is; empty if there is none."""
     found: dict[str, Any] = {}
     node: object = top

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -183,6 +184,7 @@ class OpenAssistant(Provider):
         if not response.ok:
             raise self._assistant_refusal(response)
         pending = conversation.replace(pending=_id(response))
+        yield pending
         query = {"chat_id": conversation.id or "", "message_id": pending["pending"]}
         return Stream(self._request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending))
 
@@ -237,10 +239,8 @@ class OpenAssistant(Provider):
         if conversation.id is None:
             return "nothing_owed"
         if conversation.get("pending"):
-            try:
+            with suppress(TrioprovError):  # it cannot be waited for, or not for as long as it takes
                 yield from self._previous_answer(conversation)
-            except TrioprovError:
-                pass  # it cannot be waited for, or not for as long as it takes
         response = yield self._request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
         if response.ok:
