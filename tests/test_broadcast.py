@@ -1074,7 +1074,7 @@ class Readers(RuleBasedStateMachine):
 async def test_every_reader_behaves_as_if_it_had_a_bounded_queue_of_its_own() -> None:
     async with trio.open_nursery() as nursery:
         Readers.nursery = nursery
-        config = settings(max_examples=150, stateful_step_count=40, deadline=None)
+        config = settings(max_examples=100, stateful_step_count=40, deadline=None)
         await trio.to_thread.run_sync(partial(run_state_machine_as_test, Readers, settings=config))
 
 

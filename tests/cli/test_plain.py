@@ -95,8 +95,9 @@ def test_what_a_provider_refuses_is_its_lanes_error(run: Run) -> None:
     assert "== Ai2 Playground" in done.stdout
 
 
-def test_a_server_that_is_not_there_is_told_with_advice(run: Run) -> None:
-    done = run("ask", "hi", "-p", "allenai", "--base-url", "http://127.0.0.1:9")
+@pytest.mark.parametrize("name", ["h2o", "allenai"])
+def test_a_server_that_is_not_there_is_told_with_advice(name: str, run: Run) -> None:
+    done = run("ask", "hi", "-p", name, "--base-url", "http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (1, "")
     assert "ConnectionFailed" in done.stderr
     assert "Is there a server at http://127.0.0.1:9?" in done.stderr

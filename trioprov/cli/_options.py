@@ -115,7 +115,7 @@ def _asked(
     if with_url:
         return list(dict.fromkeys(with_url)), {}
     if arguments.emulated:
-        return list(iter(PROVIDERS)), {}
+        return list(PROVIDERS), {}
     unasked: dict[str, str] = {}
     names: list[str] = []
     for name in PROVIDERS:

@@ -28,7 +28,7 @@ def known_names(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         known(name, "NAME")
-    return list(names) or list(iter(PROVIDERS))
+    return list(names) or list(PROVIDERS)
 
 
 def load(name: str) -> type[Provider]:
