@@ -451,11 +451,12 @@ async def test_stop_sets_a_writer_free_that_a_reader_held_back() -> None:
     events = reply.subscribe(buffer=1)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(transcript.write, ["a", "b", STOP])
+            nursery.start_soon(transcript.write, ["a", "b", STOP], "ab")
             await trio.testing.wait_all_tasks_blocked()
             reply.stop()
     assert [event async for event in events] == ["a", Finish("interrupted")]
-    assert reply.text == "a"
+    answer = await reply.wait()
+    assert (answer.text, answer.server_text) == ("a", None)
 
 
 # -- wait and Answer ---------------------------------------------------------------------------------------------------
@@ -638,16 +639,17 @@ async def write_later(transcript: Transcript) -> None:
     await transcript.write(["late"])
 
 
-async def test_whoever_reads_keeps_the_session_alive() -> None:
+READERS: dict[str, Callable[[Reply], object]] = {"async for": aiter, "subscribe": lambda reply: reply.subscribe()}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+async def test_whoever_reads_keeps_the_session_alive(read: Callable[[Reply], object]) -> None:
     transcript, reply = new_reply()
-    session, iterator, events = weakref.ref(reply.session), aiter(reply), reply.subscribe()
+    session, readers = weakref.ref(reply.session), [read(reply)]
     del reply
     gc.collect()
     assert session() is not None
-    del iterator
-    gc.collect()
-    assert session() is not None
-    del events
+    readers.clear()
     gc.collect()
     assert session() is None
     assert transcript.finish is None

@@ -152,7 +152,6 @@ class Transcript:
                 start += len(piece)
                 continue
             self._held_since = trio.current_time()
-            self.changed()
             try:
                 await self.log.wait_room()
             finally:

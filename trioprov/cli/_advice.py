@@ -58,8 +58,6 @@ def advice(provider: Provider, error: Exception) -> str:
             return "The connection broke off: ask again."
         case RemoteProtocolError():
             return f"Is it really a server for {name} at {provider.base_url}?"
-        case ImportError() if provider.proxy is not None:
-            return 'SOCKS proxies need one more package: pip install "httpx[socks]".'
         case _:
             return ""
 
