@@ -127,17 +127,17 @@ class TestAsk:
 
     def test_each_step_is_remembered(self, drive: Any) -> None:
         driven = drive(ask(CHAT), PROMPTED, ANSWERING)
-        (prompted,) = driven.conversations
+        prompted, answering = driven.conversations
         assert prompted["unanswered"] == "p1"
-        assert driven.value.decoder.conversation == prompted.replace(pending="a1")
+        assert answering == driven.value.decoder.conversation == prompted.replace(pending="a1")
 
     def test_a_prompt_that_is_there_already_is_not_sent_again(self, drive: Any) -> None:
-        (prompted,) = drive(ask(CHAT), PROMPTED, ANSWERING).conversations
+        prompted, _ = drive(ask(CHAT), PROMPTED, ANSWERING).conversations
         assert [request.path for request in drive(ask(prompted), ANSWERING).requests] == ["/api/chat/assistant_message"]
 
     def test_another_prompt_after_an_unanswered_first_one_cannot_be_asked(self, drive: Any) -> None:
         """The server takes one message without a parent, into an empty chat."""
-        (prompted,) = drive(ask(CHAT), PROMPTED, ANSWERING).conversations
+        prompted, _ = drive(ask(CHAT), PROMPTED, ANSWERING).conversations
         with pytest.raises(ConversationLost, match="open a new session"):
             drive(ask(prompted, "Something else"))
 

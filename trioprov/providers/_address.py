@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -72,9 +73,13 @@ def checked_url(what: str, url: Any, schemes: tuple[str, ...]) -> SplitResult:
     return parts
 
 
-def password(url: str) -> str:
-    """The password in a URL, as it is sent; empty if there is none."""
-    return unquote(_split("proxy", url).password or "")
+def passwords(url: str) -> set[str]:
+    """The password in a URL in every form in which it is sent; empty if there is none."""
+    parts = _split("proxy", url)
+    if parts.password is None:
+        return set()
+    user, password = unquote(parts.username or ""), unquote(parts.password)
+    return {password, base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 def without_password(url: str) -> str:

@@ -22,7 +22,7 @@ from .._events import Event
 from .._outcomes import Outcome
 from .._version import __version__
 from . import _cookies, _parameters
-from ._address import checked_base_url, checked_headers, checked_url, is_credential, password, without_password
+from ._address import checked_base_url, checked_headers, checked_url, is_credential, passwords, without_password
 from ._decoder import Decoder, Stream
 from ._messages import Message, last_user_run, roles
 from ._refusal import plain_text, refusal
@@ -236,7 +236,7 @@ class Provider(ABC):
 
         The longest first, since one may hold another.
         """
-        found = {*self._jar.values(), *map(str, conversation.identity.values()), password(self.proxy or "")}
+        found = {*self._jar.values(), *map(str, conversation.identity.values()), *passwords(self.proxy or "")}
         for name, value in self.headers.items():
             if is_credential(name):
                 found |= {value, value.rpartition(" ")[2]}  # with "Bearer" and without
