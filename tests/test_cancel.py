@@ -19,10 +19,12 @@ INSTANTS = 60
 
 
 async def converse(provider: Provider, client: trioprov.Client | None) -> None:
-    async with trioprov.open_session(provider, client=client) as session:
-        async with session.ask("Why is the sky blue?") as reply:
-            async for _ in reply:
-                pass
+    async with (
+        trioprov.open_session(provider, client=client) as session,
+        session.ask("Why is the sky blue?") as reply,
+    ):
+        async for _ in reply:
+            pass
 
 
 async def life_of_a_session(provider: Provider) -> float:
@@ -94,10 +96,9 @@ async def test_whatever_the_instant_nothing_stays_on_the_server(
             async with limit:
                 await way(provider, client, life * instant / INSTANTS)
 
-        async with trioprov.open_client() as client:
-            async with trio.open_nursery() as nursery:
-                for instant in range(INSTANTS):
-                    nursery.start_soon(one, client if with_client else None, instant)
+        async with trioprov.open_client() as client, trio.open_nursery() as nursery:
+            for instant in range(INSTANTS):
+                nursery.start_soon(one, client if with_client else None, instant)
         assert_no_orphans(emulator)
         assert len([request for request in emulator.requests if request.step in ("create", "stream")]) > INSTANTS / 2
         assert emulator.worker_crashes == 0

@@ -151,10 +151,9 @@ async def test_what_an_earlier_client_did_is_done_by_its_row(
 
 
 async def everything_h2o_says(provider: Provider, emulator: Emulator[Provider]) -> None:
-    async with trioprov.open_session(provider) as session:
-        async with session.ask("Why?") as reply:
-            async for _ in reply:
-                break
+    async with trioprov.open_session(provider) as session, session.ask("Why?") as reply:
+        async for _ in reply:
+            break
     emulator.add_fault(Fault(on="create", lose_response=True))
     with pytest.raises(trioprov.ConnectionFailed):
         await trioprov.ask("Why?", provider)

@@ -31,7 +31,7 @@ from trioprov import (
     Usage,
 )
 from trioprov._events import Event
-from trioprov._reply import Transcript
+from trioprov._transcript import Transcript
 
 FOREVER = Deadlines(first_token=None, idle=None)
 STOP = Finish("stop")

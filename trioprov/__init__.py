@@ -7,7 +7,8 @@ The map of the house, from the ground up; imports only go down:
 - ``providers``: what each service says, pure
 - ``_transport`` (httpx), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a provider's steps out)
 - ``_cleanup``: what a conversation owes its server, and how that is settled
-- ``_client`` (connections, root tasks), ``_reply`` (the log of one answer, and its clock)
+- ``_client`` (connections, root tasks), ``_transcript`` (one answer being written, and its clock)
+- ``_reply``: the same being read
 - ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
 - ``_owner``: the task that owns one conversation
 - ``_session``: its handle
@@ -54,13 +55,13 @@ from ._lane import ask as ask
 from ._lane import open_reply as open_reply
 from ._outcomes import CleanupReport as CleanupReport
 from ._outcomes import Outcome as Outcome
-from ._reply import Answer as Answer
-from ._reply import Deadlines as Deadlines
 from ._reply import Reply as Reply
 from ._session import Session as Session
 from ._session import delete_conversation as delete_conversation
 from ._session import open_session as open_session
 from ._session import run_session as run_session
+from ._transcript import Answer as Answer
+from ._transcript import Deadlines as Deadlines
 from ._version import __version__ as __version__
 from .providers import PROVIDERS as PROVIDERS
 from .providers import AllenAI as AllenAI

@@ -98,7 +98,15 @@ class Broadcast(Generic[T]):
     async def wait_room(self) -> None:
         """Wait until `room` is more than 0; a checkpoint only if it waits."""
         while Broadcast[T].room(self) <= 0:  # a subclass has more to wait for, but elsewhere
-            await self._writer.park()
+            await self.wait_for_readers()
+
+    async def wait_for_readers(self) -> None:
+        """Wait until a reader makes room, or `wake_writers`."""
+        await self._writer.park()
+
+    def wake_writers(self) -> None:
+        """Let whoever waits for room look again."""
+        self._writer.unpark_all()
 
     def publish(self, items: Iterable[T]) -> None:
         """Append, and wake whoever waits. Does not look at `room`: that is the writer's to respect."""

@@ -178,4 +178,6 @@ def another(error: E) -> E:
     twin.__traceback__ = None
     twin.__context__ = None
     twin.__cause__ = error
+    if hasattr(error, "__notes__"):
+        twin.__notes__ = list(error.__notes__)
     return twin

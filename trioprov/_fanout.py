@@ -15,7 +15,7 @@ from ._client import Client, private_client
 from ._errors import another
 from ._events import Event, Finish, Lagged
 from ._lane import Lane
-from ._reply import Answer, Deadlines
+from ._transcript import Answer, Deadlines
 from .providers import Messages, Provider, checked_messages
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ class _LaneLog(Broadcast[Event]):
         self._index = index
 
     def room(self) -> float:
-        return min(super().room(), self._merge.turns.room())
+        return math.inf if self.closed else min(super().room(), self._merge.turns.room())
 
     async def wait_room(self) -> None:
         while self.room() <= 0:
             await super().wait_room()
-            await self._merge.turns.wait_room()
+            if self.room() <= 0:
+                await self._merge.turns.wait_for_readers()
 
     def publish(self, items: Iterable[Event]) -> None:
         before = len(self)
@@ -53,6 +54,7 @@ class _LaneLog(Broadcast[Event]):
         if not self.closed:
             super().close(*last)
             self._merge.turns.publish([self._index] * len(last))
+            self._merge.turns.wake_writers()  # ours may be waiting there
             self._merge.lane_ended(last)
 
 

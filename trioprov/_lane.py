@@ -14,8 +14,9 @@ from ._client import Client, private_client
 from ._events import Event
 from ._outcomes import CleanupReport
 from ._owner import Owner
-from ._reply import Answer, Deadlines, Reply, Transcript
+from ._reply import Reply
 from ._session import Session, waits
+from ._transcript import Answer, Deadlines, Transcript
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 

@@ -97,6 +97,7 @@ class Owner(Tenant):
         """Whether the end has begun."""
         return self._ended_at < math.inf
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Begin to end: whatever is under way is broken off as soon as that loses nothing."""
         if not self.closing:
@@ -111,6 +112,7 @@ class Owner(Tenant):
         self.close()
         self._shield.cancel(reason="the client's shutdown_timeout has passed")
 
+    @trio.lowlevel.enable_ki_protection
     def submit(self, turn: Turn) -> None:
         """Ask; the owner begins when it has finished with the turn before."""
         turn.transcript.changed = self._poke

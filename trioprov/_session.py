@@ -15,7 +15,8 @@ from ._conversation import Conversation
 from ._errors import CleanupFailed, another
 from ._outcomes import FAILED, CleanupReport
 from ._owner import Owner
-from ._reply import Deadlines, Reply, Transcript
+from ._reply import Reply
+from ._transcript import Deadlines, Transcript
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 

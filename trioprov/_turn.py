@@ -12,7 +12,7 @@ from ._cleanup import Debt, cleaned
 from ._errors import ConversationLost, DeadlineExceeded, IncompleteReply, TrioprovError
 from ._events import Event, Finish
 from ._line import Line, Unwanted
-from ._reply import Transcript
+from ._transcript import Transcript
 from .providers import Message, Response, Stream
 
 # How long a finished stream is read on, in the background, for the end of its body: then its connection can be reused.

@@ -443,7 +443,15 @@ class TestSecrets:
             proxy="http://me:p%40ss@proxy",
         )
         secrets = provider.secrets(Conversation(identity={"hf-chat": "minted-id"}))
-        assert set(secrets) == {"Bearer tok-123", "tok-123", "other-tok", "my-session", "p@ss", "bWU6cEBzcw==", "minted-id"}
+        assert set(secrets) == {
+            "Bearer tok-123",
+            "tok-123",
+            "other-tok",
+            "my-session",
+            "p@ss",
+            "bWU6cEBzcw==",
+            "minted-id",
+        }
 
     def test_a_secret_inside_another_comes_after_it(self) -> None:
         secrets = H2o(cookies={"a": "abcd", "b": "abcdefgh", "c": "xxabcdefghxx"}).secrets(Conversation())
