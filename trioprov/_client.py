@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import logging
 import math
@@ -38,6 +39,38 @@ class Tenant(ABC):
     @abstractmethod
     def abandon(self) -> None:
         """End now; what is owed stays owed."""
+
+
+class Gate:
+    """Lets so many through at once, in the order in which they queued; a `trio.CapacityLimiter` has no such order.
+
+    Args:
+        limit: how many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._queue: collections.deque[trio.Event] = collections.deque()
+
+    def queue(self) -> trio.Event:
+        """A ticket, which is set when it is its holder's turn; give it back to `leave`, in any case."""
+        ticket = trio.Event()
+        self._queue.append(ticket)
+        self._admit()
+        return ticket
+
+    def leave(self, ticket: trio.Event) -> None:
+        """The holder is through, or does not want to be any more."""
+        if ticket.is_set():
+            self._free += 1
+        else:
+            self._queue.remove(ticket)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._free and self._queue:
+            self._free -= 1
+            self._queue.popleft().set()
 
 
 class Client:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from ._broadcast import Broadcast, Cursor, Subscription
-from ._client import Client, private_client
+from ._client import Client, Gate, private_client
 from ._errors import another
 from ._events import Event, Finish, Lagged
 from ._lane import Lane
@@ -107,7 +107,7 @@ class FanOut:
         parameters: Mapping[str, Any],
     ) -> None:
         checked = checked_messages(messages)
-        gate = None if max_concurrent is None else trio.CapacityLimiter(max_concurrent)
+        gate = None if max_concurrent is None else Gate(max_concurrent)
         client = client or private_client()
         self._merge = _Merge(cancels=on_error == "cancel")
         self._told = False

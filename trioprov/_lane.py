@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._broadcast import Broadcast
-from ._client import Client, private_client
+from ._client import Client, Gate, private_client
 from ._events import Event
 from ._outcomes import CleanupReport
 from ._owner import Owner
@@ -43,7 +43,7 @@ class Lane:
         options: Mapping[str, Any] | Exception,
         *,
         log: Broadcast[Event] | None = None,
-        gate: trio.CapacityLimiter | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.index = index
         self.provider = provider

@@ -23,7 +23,7 @@ import trio
 
 from . import _flow
 from ._cleanup import Debt, cleaned
-from ._client import Client, Tenant
+from ._client import Client, Gate, Tenant
 from ._conversation import Conversation
 from ._errors import TrioprovError, another
 from ._line import Line, Unwanted
@@ -64,7 +64,7 @@ class Owner(Tenant):
         conversation: Conversation | None = None,
         *,
         mine: bool = False,
-        gate: trio.CapacityLimiter | None = None,
+        gate: Gate | None = None,
         one_turn: bool = False,
     ) -> None:
         conversation = conversation or provider.new_conversation()
@@ -78,6 +78,7 @@ class Owner(Tenant):
         self.on_open: Callable[[], None] | None = None
         self._line = Line(client, self.debt, lambda: self._unwanted)
         self._gate = gate
+        self._ticket: trio.Event | None = None
         self._turn: Turn | None = None
         self._next: Turn | None = None
         self._ended_at = math.inf
@@ -121,6 +122,8 @@ class Owner(Tenant):
         else:
             turn.transcript.waits_for_old_answer = self._line.draining
             self._next = turn
+            if self._gate is not None and self._ticket is None:
+                self._ticket = self._gate.queue()
             self._poke()
 
     def never(self) -> None:
@@ -192,17 +195,7 @@ class Owner(Tenant):
 
     async def _live(self) -> None:
         try:
-            if self._gate is None:
-                await self._begin()
-            else:
-                with self._line.busy():
-                    await self._gate.acquire_on_behalf_of(self)
-                self._gated = False
-                try:
-                    await self._begin()
-                finally:
-                    if self in self._gate.statistics().borrowers:
-                        self._gate.release_on_behalf_of(self)
+            await self._begin()
             while (turn := await self._next_turn()) is not None:
                 await self._answer(turn)
         except Exception as exc:
@@ -216,16 +209,22 @@ class Owner(Tenant):
         await self.debt.settle(self.client.transport, self.client.cleanup_timeout, self._ended_at)
 
     async def _begin(self) -> None:
-        """Open, and answer the first turn if it is waiting already."""
-        if self._next is not None:
-            self._next.transcript.begin()
-        elif self._one_turn:
-            return
-        await self._open()
-        if self._next is not None:
-            turn = await self._next_turn()
-            if turn is not None:
+        """Open, and answer the first turn if it is waiting already; in the order of the gate, if there is one."""
+        try:
+            if self._ticket is not None:
+                with self._line.busy():
+                    await self._ticket.wait()
+            self._gated = False
+            if self._next is not None:
+                self._next.transcript.begin()
+            elif self._one_turn:
+                return
+            await self._open()
+            if self._next is not None and (turn := await self._next_turn()) is not None:
                 await self._answer(turn)
+        finally:
+            if self._gate is not None and self._ticket is not None:
+                self._gate.leave(self._ticket)
 
     def _end(self) -> None:
         self.debt.report = self.forecast()

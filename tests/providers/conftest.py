@@ -7,9 +7,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from trioprov import Conversation, TrioprovError
 from trioprov.providers import Pause, Request, Response
+
+# How long an example takes depends on the machine and on what else it does.
+settings.register_profile("trioprov", deadline=None)
+settings.load_profile("trioprov")
 
 
 class Driven(NamedTuple):

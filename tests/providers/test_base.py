@@ -27,6 +27,7 @@ from trioprov import (
     RateLimited,
 )
 from trioprov.providers import Provider, Request, Response
+from trioprov.providers._refusal import shortened
 
 ALL: tuple[type[Provider], ...] = (H2o, OpenAssistant, AllenAI)
 every = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.name)
@@ -271,7 +272,15 @@ class TestValue:
         [
             *("", "http://", "localhost:3000", "ftp://host", "http://host/?a=b", "http://host/#x", "http://host?"),
             *("http://host#", "http://ho st", "http://host\n", "http://me:the-password@host", "http://host:x"),
-            *("http://host:99999", "http://[::1", "http://пример.рф", "http://host/путь"),
+            *(
+                "http://host:99999",
+                "http://[::1",
+                "http://a..b",
+                "http://a\\b",
+                "http://" + "a" * 64,
+                "http://пример.рф",
+                "http://host/путь",
+            ),
         ],
     )
     def test_a_base_url_that_nothing_can_be_below_is_refused_and_not_quoted(self, url: str) -> None:
@@ -291,7 +300,16 @@ class TestValue:
             H2o(proxy=proxy)
         assert "the-password" not in str(caught.value)
 
-    @pytest.mark.parametrize("url", ["http://localhost:3000/", "http://[::1]:80/chat//", "https://a.example/b/c"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://localhost:3000/",
+            "http://[::1]:80/chat//",
+            "http://my_host.",
+            "http://127.0.0.1",
+            "https://a.example/b/c",
+        ],
+    )
     def test_a_base_url_has_no_slash_at_its_end(self, url: str) -> None:
         assert H2o(base_url=url).base_url == url.rstrip("/")
 
@@ -557,6 +575,12 @@ class TestRefusals:
         assert "\n" not in str(error)
         assert error.retry_after is None
         assert sys.getrecursionlimit() == limit
+
+    def test_what_cannot_be_written_is_three_dots(self) -> None:
+        nested: Any = "x"
+        for _ in range(100_000):
+            nested = [nested]
+        assert shortened(nested) == shortened(10**5000) == "…"
 
 
 class Toy(H2o):

@@ -14,6 +14,8 @@ _OURS = frozenset({"cookie", "host", "content-length", "content-type", "transfer
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
+_HOST = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)  # RFC 1034, 3.5, and the underscores there are besides
+
 _CREDENTIAL = re.compile(r"auth|token|key|secret|password|session|signature|user-id", re.IGNORECASE)
 
 
@@ -68,6 +70,8 @@ def checked_url(what: str, url: Any, schemes: tuple[str, ...]) -> SplitResult:
     parts = _split(what, url)
     if parts.scheme not in schemes or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError(f"{what} must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)} and a host")
+    if url.isascii() and ":" not in parts.hostname and not _HOST.fullmatch(parts.hostname):
+        raise ValueError(f"{what} has a host that cannot be one")
     if not url.isascii():
         raise ValueError(f"{what} must be ASCII: a host in its xn-- form, the rest percent-encoded")
     return parts
