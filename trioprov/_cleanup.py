@@ -73,11 +73,12 @@ class Debt:
         """A create was answered (or not: ``status`` is `None`): without an id, it may have happened all the same.
 
         A redirection or a 4xx created nothing, and what was never sent neither; a 5xx may come from a gateway that
-        lost the answer, and a 2xx that names no id created something.
+        lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done: it is believed
+        where doubting it could not help.
         """
-        if self.conversation.id is None:
-            refused = status is not None and 300 <= status < 500
-            self._doubtful = sent and not refused
+        if self.conversation.id is None and sent:
+            refused = status is not None and (300 <= status < 500 or (status == 503 and not self._recoverable()))
+            self._doubtful = not refused
 
     def forecast(self) -> CleanupReport:
         """The report; or what it would be if nobody did anything any more."""
@@ -162,6 +163,7 @@ def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> E
         link.args = tuple(_blotted(part, secrets) if isinstance(part, str) else part for part in link.args)
         if isinstance(link, ProviderError):
             link.message = _blotted(link.message, secrets)
+            link.code = link.code and _blotted(link.code, secrets)
         link = link.__cause__ or link.__context__
     return exc
 

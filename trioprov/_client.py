@@ -116,6 +116,7 @@ class Client:
         if self.private and not self._tenants:
             await self.aclose_connections()
 
+    @trio.lowlevel.enable_ki_protection
     def host(self, tenant: Tenant) -> None:
         """Run a tenant in a root task of its own, with the caller's context variables; not a checkpoint.
 

@@ -154,6 +154,8 @@ class Owner(Tenant):
         if self._next is not None and self._next.over:
             self._next.ended.set()  # it was never begun
             self._next = None
+        if self._turn is not None and self._turn.over and self._line.draining:
+            self._turn.ended.set()  # the service cannot be told to stop, so there is nothing to wait for
         self._line.break_off()
         self._changed.unpark_all()
 

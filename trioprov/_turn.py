@@ -84,6 +84,8 @@ class Turn:
         failure: TrioprovError | None = None
         # Where the service cannot stop, the stream is read even if nobody wants it any more.
         line.draining = provider.drains
+        if self.over and line.draining:
+            self.ended.set()
         with line.busy() as scope:
             try:
                 refused = await line.stream(stream, receive)

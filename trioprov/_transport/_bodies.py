@@ -135,7 +135,7 @@ def translated(*, in_body: bool = False) -> Generator[None]:
         if "disconnected" in str(exc) or "peer closed connection" in str(exc):
             raise ConnectionFailed(f"the server closed the connection: {exc}") from exc
         raise RemoteProtocolError(f"the server did not speak HTTP: {exc}") from exc
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError) as exc:  # the last: no such host name
         what = str(exc) or type(exc).__name__
         raise ConnectionFailed(f"the connection failed: {what}") from exc
 

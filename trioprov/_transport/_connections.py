@@ -186,7 +186,7 @@ class Transport:
             transport=self._transport,
             verify=self._context(secure),
             trust_env=self._trust_env,
-            proxy=proxy,
+            proxy=self._proxy(proxy),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
             timeout=_TIMEOUT,
             cookies=_NO_COOKIES,
@@ -195,6 +195,12 @@ class Transport:
         for name in ("user-agent", "accept"):
             client.headers.pop(name, None)
         return client
+
+    def _proxy(self, url: str | None) -> str | httpx.Proxy | None:
+        """A proxy that is spoken to by TLS is verified as any server is."""
+        if url is None or not url.startswith("https:"):
+            return url
+        return httpx.Proxy(url, ssl_context=self._context(True))
 
     def _context(self, secure: bool) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):

@@ -240,6 +240,7 @@ class OpenAssistant(Provider):
             return "nothing_owed"
         if conversation.get("pending"):
             with suppress(TrioprovError):  # it cannot be waited for, or not for as long as it takes
+                yield Pause(0)  # no time is left for it, if the stream was read on for all of it
                 yield from self._previous_answer(conversation)
         response = yield self._request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
