@@ -314,7 +314,7 @@ async def test_a_generation_goes_on_when_the_client_leaves_and_is_saved(eventual
         body: dict[str, Any] = {"inputs": "Hi", "parameters": GENERATION, "stream": True, "options": {}}
         async with browser.stream("POST", f"/conversation/{name}", json=body) as response:
             assert response.status_code == 200
-            assert browser.emulator.generating == (name,)
+            await eventually(lambda: browser.emulator.generating == (name,))
         await eventually(lambda: not browser.emulator.generating)
         assert "abc" in (await browser.get(f"/conversation/{name}/__data.json")).text
 
