@@ -48,7 +48,7 @@ class Cursor(Generic[T]):
         self.live_from = live_from
         self.limit = limit
         self.when_full = when_full
-        self.closed = False
+        self.closed: bool = False
         self.ended = False
         self.cut_off: int | None = None
         self.peak = 0
@@ -78,7 +78,7 @@ class Broadcast(Generic[T]):
         self._cursors: list[Cursor[T]] = []
         self._readers = trio.lowlevel.ParkingLot()
         self._writer = trio.lowlevel.ParkingLot()
-        self.closed = False
+        self.closed: bool = False
         self._last = 0
 
     def __len__(self) -> int:

@@ -98,10 +98,10 @@ class Transcript:
     """
 
     def __init__(self, deadlines: Deadlines, max_bytes: float, log: Broadcast[Event] | None = None) -> None:
-        self.log = Broadcast[Event](Lagged) if log is None else log
+        self.log: Broadcast[Event] = Broadcast[Event](Lagged) if log is None else log
         self.deadlines = deadlines
         self.finish: Finish | None = None
-        self.finished = trio.Event()
+        self.finished: trio.Event = trio.Event()
         self.server_text: str | None = None
         self.changed: Callable[[], None] = lambda: None
         self.waits_for_old_answer = False
@@ -115,7 +115,8 @@ class Transcript:
 
     def begin(self) -> None:
         """Start the clock; again, if the question had to wait for its turn."""
-        self.asked_at = self._restarted_at = trio.current_time()
+        self.asked_at: float = trio.current_time()
+        self._restarted_at = self.asked_at
         self.first_token_at: float | None = None
         self.ended_at: float | None = None
 

@@ -24,7 +24,7 @@ class Decoder(ABC):
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
         self.server_text: str | None = None
-        self.finished = False
+        self.finished: bool = False
 
     @abstractmethod
     def decode(self, data: bytes, events: list[Event]) -> None:
