@@ -30,6 +30,9 @@ NAMES = {
     "IdleTimeout",
     "IncompleteReply",
     "InvalidRequest",
+    "Journal",
+    "JournalEntry",
+    "JournalError",
     "Lagged",
     "Lane",
     "ModelNotSupported",
@@ -45,6 +48,7 @@ NAMES = {
     "Reply",
     "Session",
     "Subscription",
+    "SweepReport",
     "Token",
     "TotalTimeout",
     "TrioprovError",
@@ -58,6 +62,7 @@ NAMES = {
     "open_reply",
     "open_session",
     "run_session",
+    "sweep",
 }
 
 

@@ -5,8 +5,10 @@ The map of the house, from the ground up; imports only go down:
 - ``_events``, ``_errors``, ``_outcomes``, ``_conversation``: the words everyone uses
 - ``wire``: framing, pure
 - ``providers``: what each service says, pure
-- ``_transport`` (httpx), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a provider's steps out)
-- ``_cleanup``: what a conversation owes its server, and how that is settled
+- ``_transport`` (httpx), ``_journal`` (sqlite3), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a
+  provider's steps out)
+- ``_cleanup``: how a debt is settled
+- ``_debt``: what one conversation owes its server; ``_sweep``: what dead processes left
 - ``_client`` (connections, root tasks), ``_transcript`` (one answer being written, and its clock)
 - ``_reply``: the same being read
 - ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
@@ -33,6 +35,7 @@ from ._errors import FirstTokenTimeout as FirstTokenTimeout
 from ._errors import IdleTimeout as IdleTimeout
 from ._errors import IncompleteReply as IncompleteReply
 from ._errors import InvalidRequest as InvalidRequest
+from ._errors import JournalError as JournalError
 from ._errors import ModelNotSupported as ModelNotSupported
 from ._errors import Overloaded as Overloaded
 from ._errors import ProviderError as ProviderError
@@ -50,6 +53,8 @@ from ._events import Usage as Usage
 from ._fanout import FanOut as FanOut
 from ._fanout import fan_out as fan_out
 from ._fanout import gather as gather
+from ._journal import Journal as Journal
+from ._journal import JournalEntry as JournalEntry
 from ._lane import Lane as Lane
 from ._lane import ask as ask
 from ._lane import open_reply as open_reply
@@ -60,6 +65,8 @@ from ._session import Session as Session
 from ._session import delete_conversation as delete_conversation
 from ._session import open_session as open_session
 from ._session import run_session as run_session
+from ._sweep import SweepReport as SweepReport
+from ._sweep import sweep as sweep
 from ._transcript import Answer as Answer
 from ._transcript import Deadlines as Deadlines
 from ._version import __version__ as __version__

@@ -6,6 +6,7 @@ import collections
 import contextvars
 import logging
 import math
+import os
 import ssl
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._errors import JournalError
+from ._journal import Journal, Ledger
+from ._sweep import pay_all
 from ._transport import Transport
 
 if TYPE_CHECKING:
@@ -84,9 +88,12 @@ class Client:
         cleanup_timeout: float = 10.0,
         shutdown_timeout: float = 30.0,
         max_reply_bytes: float = 16 * 1024 * 1024,
+        journal: Journal | None = None,
         private: bool = False,
     ) -> None:
         self.transport = transport
+        self.journal = journal
+        self.ledger: Ledger | None = None
         self.create_timeout = create_timeout
         self.cleanup_timeout = cleanup_timeout
         self.shutdown_timeout = shutdown_timeout
@@ -162,7 +169,19 @@ class Client:
             for tenant in tuple(self._tenants):
                 await tenant.done.wait()
         await self.aclose_connections()
+        if self.ledger is not None:
+            self.ledger.close()
         await trio.lowlevel.checkpoint()
+
+    def open_journal(self) -> None:
+        """Begin to write debts down, and to pay, in the background, those that dead processes left.
+
+        Raises:
+            JournalError: the journal cannot be used.
+        """
+        if self.journal is not None:
+            self.ledger = self.journal.open()
+            self.host(_Sweeper(self.ledger, self.transport))
 
     async def aclose_connections(self) -> None:
         """Close the pools, shielded and bounded: a peer that does not answer keeps nobody."""
@@ -178,12 +197,41 @@ def private_client() -> Client:
     return Client(Transport(), private=True)
 
 
+class _Sweeper(Tenant):
+    """Pays what dead processes left, until the client closes."""
+
+    def __init__(self, ledger: Ledger, transport: Transport) -> None:
+        self.done: trio.Event = trio.Event()
+        self._ledger = ledger
+        self._transport = transport
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                await pay_all(self._ledger, (), self._transport, due_only=True)
+        except JournalError as exc:
+            log.warning("the journal could not be swept: %s", exc)
+        finally:
+            self.done.set()
+
+    def close(self) -> None:
+        self._scope.cancel()
+
+    def abandon(self) -> None:
+        self._scope.cancel()
+
+    def __repr__(self) -> str:
+        return "sweeper"
+
+
 class _OpenClient(AbstractAsyncContextManager[Client, None]):
     def __init__(self, client: Client) -> None:
         self._client = client
 
     async def __aenter__(self) -> Client:
         await trio.lowlevel.checkpoint()
+        self._client.open_journal()
         return self._client
 
     async def __aexit__(
@@ -194,6 +242,7 @@ class _OpenClient(AbstractAsyncContextManager[Client, None]):
 
 def open_client(
     *,
+    journal: Journal | str | os.PathLike[str] | None = None,
     max_connections: int | None = None,
     create_timeout: float = 30.0,
     cleanup_timeout: float = 10.0,
@@ -209,6 +258,8 @@ def open_client(
     passed; then it closes the connections. Certificates are read once per process, at the first https connection.
 
     Args:
+        journal: a journal, or its path: debts are written there before they exist, so that they survive the process;
+            what dead processes left in it is paid in the background.
         max_connections: how many requests and streams may be under way at once; `None`: any number. What cleans up
             has connections of its own.
         create_timeout: seconds to finish a create that nobody waits for any more.
@@ -221,6 +272,7 @@ def open_client(
         trust_env: whether proxies and certificates named in the environment are used.
 
     Raises:
+        JournalError: on entering: the journal cannot be used.
         TypeError: a limit that is not a number.
         ValueError: a limit that is not more than 0.
     """
@@ -246,5 +298,6 @@ def open_client(
             cleanup_timeout=cleanup_timeout,
             shutdown_timeout=shutdown_timeout,
             max_reply_bytes=max_reply_bytes,
+            journal=journal if journal is None or isinstance(journal, Journal) else Journal(journal),
         )
     )

@@ -18,6 +18,7 @@
     │   ├── IdleTimeout
     │   └── TotalTimeout
     ├── CleanupFailed                 a conversation may still be on its server
+    ├── JournalError                  the journal cannot be read or written
     └── AllFailed                     no lane of a race won (also an ExceptionGroup)
 
 Misuse raises trio's own errors (`trio.ClosedResourceError`, `trio.BusyResourceError`), a wrong value
@@ -156,6 +157,10 @@ class CleanupFailed(TrioprovError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class JournalError(TrioprovError):
+    """The journal cannot be read or written, so nothing was created that it should have known of."""
 
 
 class AllFailed(ExceptionGroup[Exception], TrioprovError):

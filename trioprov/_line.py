@@ -9,8 +9,8 @@ from typing import TypeVar
 import trio
 
 from . import _flow
-from ._cleanup import Debt
 from ._client import Client
+from ._debt import Debt
 from ._transport import Exchange
 from .providers import Request, Response, Steps, Stream
 
@@ -103,6 +103,8 @@ class Line:
         """
         if self._unwanted():
             raise Unwanted
+        if request.creates:
+            await self._debt.create_begins()
         with self._saying(request):
             response = await self._client.transport.send(self._debt.provider, request, self._exchange)
             self._status = response.status
@@ -115,6 +117,8 @@ class Line:
         """
         before = self._debt.conversation
         response: Response | None = None
+        if stream.request.creates:
+            await self._debt.create_begins()
         with self._saying(stream.request):
             self._debt.remember(stream.decoder.conversation)
             try:
@@ -131,8 +135,6 @@ class Line:
     @contextmanager
     def _saying(self, request: Request) -> Generator[None]:
         self._request, self._exchange, self._status = request, Exchange(), None
-        if request.creates:
-            self._debt.create_begins()
         try:
             yield
         finally:

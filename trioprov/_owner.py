@@ -22,10 +22,11 @@ from typing import TypeVar
 import trio
 
 from . import _flow
-from ._cleanup import Debt, cleaned
+from ._cleanup import cleaned
 from ._client import Client, Gate, Tenant
 from ._conversation import Conversation
-from ._errors import TrioprovError, another
+from ._debt import Debt
+from ._errors import JournalError, TrioprovError, another
 from ._line import Line, Unwanted
 from ._outcomes import CleanupReport
 from ._turn import Turn, late, new_id
@@ -71,7 +72,7 @@ class Owner(Tenant):
         theirs = conversation.id is not None and conversation.get("opened_by") != process()
         self.provider = provider
         self.client = client
-        self.debt: Debt = Debt(provider, conversation, kept=theirs and not mine)
+        self.debt: Debt = Debt(provider, conversation, kept=theirs and not mine, ledger=client.ledger)
         self.opened: trio.Event = trio.Event()
         self.done: trio.Event = trio.Event()
         self.failure: Exception | None = None
@@ -132,6 +133,11 @@ class Owner(Tenant):
         self.debt.report = CleanupReport(outcome="nothing_owed")
         self.opened.set()
         self.done.set()
+
+    def keep(self) -> None:
+        """Do not delete the conversation, nor let a sweeper."""
+        self.debt.keep()
+        self._poke()
 
     def forecast(self) -> CleanupReport:
         """The report; or what it would be if the owner gave up now."""
@@ -209,6 +215,7 @@ class Owner(Tenant):
         if self.debt.kept:
             await self._stop(at_the_end=True)
         await self.debt.settle(self.client.transport, self.client.cleanup_timeout, self._ended_at)
+        await self.debt.close_row()
 
     async def _begin(self) -> None:
         """Open, and answer the first turn if it is waiting already; in the order of the gate, if there is one."""
@@ -253,10 +260,17 @@ class Owner(Tenant):
             try:
                 opening = provider.open(self.debt.conversation, new_id)
                 self._speak_as(await self._line.carry_out(opening))
+                await self.debt.record()
             except Unwanted:
                 return
             except Exception as exc:
                 self.failure = cleaned(exc, self.provider, self.debt.conversation)
+                return
+        else:
+            try:
+                await self.debt.adopt()
+            except JournalError as exc:
+                self.failure = exc
                 return
         self.opened.set()
         if self.on_open is not None:
@@ -277,6 +291,7 @@ class Owner(Tenant):
 
     async def _answer(self, turn: Turn) -> None:
         complete = await turn.run(self.debt, self._line)
+        await self.debt.record()
         if not complete and not self.closing:
             await self._stop()
         turn.ended.set()

@@ -8,7 +8,8 @@ from typing import Any
 
 import trio
 
-from ._cleanup import Debt, cleaned
+from ._cleanup import cleaned
+from ._debt import Debt
 from ._errors import ConversationLost, DeadlineExceeded, IncompleteReply, TrioprovError
 from ._events import Event, Finish
 from ._line import Line, Unwanted
@@ -54,6 +55,7 @@ class Turn:
             transcript.waits_for_old_answer = provider.drains and bool(conversation.get("pending"))
             stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id))
             transcript.waits_for_old_answer = False
+            await debt.record()
             complete = await self._stream(stream, debt, line)
         except Unwanted:
             pass
@@ -71,6 +73,7 @@ class Turn:
             known = debt.conversation.id is not None
             debt.remember(decoder.conversation)
             if not known:
+                await debt.record()
                 line.break_off()  # what is unwanted had to go on until the id was known
             await self._write(stream, debt, events)
             if decoder.finished:

@@ -226,6 +226,14 @@ class Provider(ABC):
         all_of_them = [sorted(each.items()) for each in (self._jar, headers, conversation.identity)]
         return hashlib.sha256(json.dumps(all_of_them).encode()).hexdigest() if any(all_of_them) else None
 
+    def access(self) -> str | None:
+        """A fingerprint of all that the user brought to reach the service: credentials, headers, proxy.
+
+        What needs any of it can be done again only by a provider with the same. `None` if it was nothing.
+        """
+        brought = [sorted(self._jar.items()), sorted((k.lower(), v) for k, v in self.headers.items()), self.proxy]
+        return hashlib.sha256(json.dumps(brought).encode()).hexdigest() if any(brought) else None
+
     def owns(self, conversation: Conversation) -> bool:
         """Whether this provider, with this conversation, speaks as whoever created it."""
         credential = self.credential(conversation)

@@ -1,0 +1,241 @@
+"""What a conversation owes its server, and how that is settled: deleted, and the server's word for it waited for."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import trio
+
+from ._cleanup import cleaned, settle
+from ._conversation import Conversation
+from ._errors import (
+    JournalError,
+    TrioprovError,
+)
+from ._journal import Ledger
+from ._outcomes import FAILED, CleanupReport, Outcome
+from ._transport import Transport
+from .providers import Provider, Steps
+
+log = logging.getLogger("trioprov")
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 2.0
+
+
+class Debt:
+    """One conversation, and what is owed for it.
+
+    Args:
+        provider: whose flows delete it.
+        conversation: what is known of it.
+        kept: it is not to be deleted.
+        ledger: where it is written down, if anywhere.
+
+    Attributes:
+        provisional: what was said to somebody who could not wait for the report.
+        until: until when, on trio's clock, the settling goes on; ``-inf`` before, ``inf`` while a connection is waited
+            for.
+        report: how it ended.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        conversation: Conversation,
+        *,
+        kept: bool = False,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.provider = provider
+        self.conversation: Conversation = conversation
+        self._kept = kept
+        self._ledger = ledger
+        self._row: int | None = None
+        self._written: Conversation | None = None
+        self.until: float = -math.inf
+        self.report: CleanupReport | None = None
+        self.provisional: CleanupReport | None = None
+        # Creates that may have happened: the last one, whose id may still become known, and those before it.
+        self._doubtful = False
+        self._lost = False
+
+    def remember(self, conversation: Conversation) -> None:
+        """What is known of it changes; an id says what the last create made."""
+        self.conversation = conversation
+        if conversation.id is not None:
+            self._doubtful = False
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether a create may have happened whose id is not known."""
+        return self._doubtful or self._lost
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is not to be deleted."""
+        return self._kept
+
+    def keep(self) -> None:
+        """It is not to be deleted any more, nor by a sweeper."""
+        self._kept = True
+        if self._ledger is not None and self._row is not None and self._ledger.try_strike(self._row):
+            self._row = None
+
+    @property
+    def journaled(self) -> bool:
+        """Whether somebody else can still pay it, should this process not."""
+        return self._row is not None
+
+    async def create_begins(self) -> None:
+        """Another create: write it down before it leaves; whatever the one before it made will never be known.
+
+        Raises:
+            JournalError: it could not be written, so it must not leave.
+        """
+        if self._row is not None:
+            await self._leave_row("the answer to a create was lost", 0)
+        self._lost, self._doubtful = self.uncertain, False
+        if self._ledger is not None and not self._kept:
+            seconds = self.provider.expires_after
+            expires = None if seconds is None else time.time() + seconds
+            self._row = await self._ledger.intend(self.conversation, self.provider.access(), expires)
+            self._written = self.conversation
+
+    async def adopt(self) -> None:
+        """Write down a conversation that exists already, and that this session will delete.
+
+        Raises:
+            JournalError: it could not be written.
+        """
+        if self._ledger is not None and not self._kept and self.conversation.id is not None:
+            self._row = await self._ledger.intend(self.conversation, self.provider.access(), None)
+            self._written = self.conversation
+
+    async def record(self) -> None:
+        """Bring the journal up to date; a checkpoint only if another process holds its lock.
+
+        Never raises: the conversation exists by now, and is deleted whether the journal knows its id or not.
+        """
+        if self._ledger is None or self._row is None:
+            return
+        try:
+            if self._kept:
+                await self._ledger.strike(self._row)
+                self._row = None
+            elif self._written is not self.conversation and self.conversation.id is not None:
+                await self._ledger.bind(self._row, self.conversation)
+                self._written = self.conversation
+        except JournalError as exc:
+            log.warning("%s: %s", self.provider.name, exc)
+
+    async def _leave_row(self, reason: str, attempts: int) -> None:
+        if self._ledger is not None and self._row is not None:
+            row, self._row = self._row, None
+            await self._ledger.leave(row, reason, attempts)
+
+    async def close_row(self) -> None:
+        """The last word in the journal: struck out if nothing is owed, else left to whoever sweeps it."""
+        report = self.forecast()
+        if self._ledger is None or self._row is None:
+            return
+        try:
+            if report.outcome in FAILED:
+                await self._ledger.leave(self._row, str(report.error or report.outcome), report.attempts)
+            else:
+                await self._ledger.strike(self._row)
+                self._row = None
+        except JournalError as exc:
+            log.warning("%s: %s", self.provider.name, exc)
+
+    def create_doubted(self) -> None:
+        """The create under way may never be heard of."""
+        self._doubtful = True
+
+    def create_ended(self, *, sent: bool, status: int | None) -> None:
+        """A create was answered (or not: ``status`` is `None`): without an id, it may have happened all the same.
+
+        A redirection or a 4xx created nothing, and what was never sent neither; a 5xx may come from a gateway that
+        lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done: it is believed
+        where doubting it could not help.
+        """
+        if self.conversation.id is None and sent:
+            refused = status is not None and (300 <= status < 500 or (status == 503 and not self._recoverable()))
+            self._doubtful = not refused
+
+    def forecast(self) -> CleanupReport:
+        """The report; or what it would be if nobody did anything any more."""
+        if self.report is not None:
+            return self.report
+        if self.conversation.id is None and not self.uncertain:
+            return CleanupReport(outcome="nothing_owed")
+        error = TrioprovError("the cleanup was not confirmed in time; it goes on for a while in the background")
+        if self.uncertain and not self._recoverable():
+            return self._dated(CleanupReport(outcome="lost", error=error))
+        return CleanupReport(outcome="owed", error=error)
+
+    async def settle(self, transport: Transport, budget: float, ended_at: float) -> None:
+        """Do what is owed and write the report; the caller shields it.
+
+        Args:
+            transport: for the connections.
+            budget: seconds for all of the cleanup.
+            ended_at: when, on trio's clock, the session ended and the budget began.
+        """
+        flows: list[Callable[[Conversation], Steps[Outcome]]] = []
+        if self.conversation.id is not None and not self.kept:
+            flows.append(self.provider.close)
+        # "Delete all of this owner" would delete what is kept as well.
+        if self.uncertain and not (self.kept and self._recoverable()):
+            flows.append(self.provider.recover)
+        if not flows:
+            self.report = CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
+            return
+        begun = trio.current_time()
+
+        def deadline() -> float:
+            # Waiting for a connection does not count, and a create that came back late leaves half of the budget.
+            waited = trio.current_time() - begun
+            self.until = max(ended_at + budget, begun + budget / 2) + waited
+            return self.until
+
+        self.until = math.inf
+        reports = [
+            await settle(self.provider, self.conversation, flow, transport=transport, deadline=deadline, budget=budget)
+            for flow in flows
+        ]
+        report = self._dated(next((report for report in reports if report.outcome in FAILED), reports[0]))
+        self.report = report
+        if report.error is not None:
+            cleaned(report.error, self.provider, self.conversation)
+        log.log(
+            logging.WARNING if report.outcome in FAILED else logging.DEBUG,
+            "%s: conversation %s: %s (%s)",
+            self.provider.name,
+            self.conversation.id,
+            report.outcome,
+            report.error,
+        )
+
+    def _recoverable(self) -> bool:
+        """Whether the service has a way to delete what a create made whose answer was lost."""
+        steps = self.provider.recover(self.conversation)
+        try:
+            next(steps)
+        except StopIteration:
+            return False
+        steps.close()
+        return True
+
+    def _dated(self, report: CleanupReport) -> CleanupReport:
+        """With the time at which the service itself deletes what is lost, if it does."""
+        seconds = self.provider.expires_after
+        if report.outcome != "lost" or seconds is None:
+            return report
+        expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        return dataclasses.replace(report, expires_at=expires_at)

@@ -1,0 +1,58 @@
+"""The ledger of debts: what must be deleted on some server, written down before it exists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ._ledger import JournalEntry as JournalEntry
+from ._ledger import Ledger as Ledger
+from ._ledger import Row as Row
+
+
+class Journal:
+    """A file in which debts survive the process: ``open_client(journal=Journal("owed.db"))``, or the path itself.
+
+    The file is made at its first use, readable by its owner alone. It holds what a sweeper needs: the ids, and the
+    identity that was minted for one conversation, which vanishes with its row. The user's cookies, headers, proxy and
+    keys are never in it: a debt that needs them has a keyed fingerprint, and waits for a provider with the same ones.
+
+    Not for network file systems, on which SQLite's WAL does not work.
+
+    Args:
+        path: the file.
+        durable: survive the loss of power too, for some 170 µs a row.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
+        self.path = Path(path)
+        self.durable = durable
+
+    def entries(self) -> list[JournalEntry]:
+        """All debts, the oldest first; not a checkpoint.
+
+        Raises:
+            JournalError: the file cannot be read, or is no journal.
+        """
+        with self.open() as ledger:
+            return ledger.entries()
+
+    def abandon(self, entry_id: int) -> bool:
+        """Strike a debt out unpaid; false if there is none of that number. Not a checkpoint.
+
+        Raises:
+            JournalError: the file cannot be written, or is no journal.
+        """
+        with self.open() as ledger:
+            return ledger.strike_now(entry_id)
+
+    def open(self) -> Ledger:
+        """An open journal, for one thread; close it, or use it in a ``with`` block.
+
+        Raises:
+            JournalError: the file cannot be used, is no journal, is damaged, or was written by a newer version.
+        """
+        return Ledger(self.path, durable=self.durable)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"

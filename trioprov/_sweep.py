@@ -1,0 +1,142 @@
+"""Pay what dead processes left in a journal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import trio
+
+from ._cleanup import cleaned, settle
+from ._journal import Journal, Ledger, Row
+from ._outcomes import CleanupReport
+from ._transport import Transport
+from .providers import PROVIDERS, Provider
+
+log = logging.getLogger("trioprov")
+
+# What paying one debt may take, in seconds, and how many are paid at once.
+_BUDGET = 10.0
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What a sweep came to, in numbers of conversations.
+
+    Attributes:
+        deleted: confirmed by the server, now.
+        already_gone: the server does not have it any more, or it has expired there.
+        owed: could not be paid; it stays in the journal, with the reason.
+        lost: a create was never answered, and the service gives no way to find what it made; stays as well.
+    """
+
+    deleted: int = 0
+    already_gone: int = 0
+    owed: int = 0
+    lost: int = 0
+
+
+async def sweep(journal: Journal | str | os.PathLike[str], providers: Iterable[Provider] = ()) -> SweepReport:
+    """Delete the conversations that dead processes left behind; those of living ones are not touched. A checkpoint.
+
+    Any number of sweepers may be at it: each debt is claimed by one. Cancelling it leaves what was not confirmed in the
+    journal, for the next.
+
+    Args:
+        journal: the journal, or its path.
+        providers: who may pay debts that need the user's credentials, headers or proxy; such a debt is paid by the
+            provider that has the very same ones, and by nobody else. All other debts need none of these.
+
+    Raises:
+        JournalError: the file cannot be used, or is no journal.
+    """
+    await trio.lowlevel.checkpoint()
+    journal = journal if isinstance(journal, Journal) else Journal(journal)
+    transport = Transport()
+    with journal.open() as ledger:
+        try:
+            return await pay_all(ledger, tuple(providers), transport)
+        finally:
+            with trio.CancelScope(shield=True, relative_deadline=1.0):
+                await transport.aclose()
+
+
+async def pay_all(
+    ledger: Ledger, providers: tuple[Provider, ...], transport: Transport, *, due_only: bool = False
+) -> SweepReport:
+    """Claim what nobody alive owns, and pay it.
+
+    Args:
+        due_only: leave out what failed not long ago.
+    """
+    reports: list[CleanupReport] = []
+    limit = trio.CapacityLimiter(_AT_ONCE)
+
+    async def pay(row: Row) -> None:
+        async with limit:
+            reports.append(await _pay(row, ledger, providers, transport))
+
+    async with trio.open_nursery() as nursery:
+        for row in await ledger.claim(due_only=due_only):
+            nursery.start_soon(pay, row)
+    outcomes = [report.outcome for report in reports]
+    report = SweepReport(
+        deleted=outcomes.count("deleted"),
+        already_gone=outcomes.count("already_gone"),
+        owed=outcomes.count("owed"),
+        lost=outcomes.count("lost"),
+    )
+    if outcomes:
+        log.info("swept a journal: %s", report)
+    return report
+
+
+async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transport: Transport) -> CleanupReport:
+    if row.expires is not None and row.expires < time.time():
+        await ledger.strike(row.id)
+        return CleanupReport(outcome="already_gone")
+    try:
+        provider = _payer(row, ledger, providers)
+    except (LookupError, ValueError, TypeError) as exc:
+        await ledger.leave(row.id, str(exc), 0)
+        return CleanupReport(outcome="owed", error=exc)
+    # Whoever has the same access speaks as whoever created it, so "not found" means gone.
+    conversation = row.conversation.replace(credential=provider.credential(row.conversation))
+    report = await settle(
+        provider,
+        conversation,
+        provider.recover if conversation.id is None else provider.close,
+        transport=transport,
+        deadline=lambda: trio.current_time() + _BUDGET,
+        budget=_BUDGET,
+    )
+    if report.outcome in ("owed", "lost"):
+        error = report.error and cleaned(report.error, provider, conversation)
+        reason = str(error or "a create was never answered, and the service gives no way to find what it made")
+        await ledger.leave(row.id, reason, max(report.attempts, 1))
+    else:
+        await ledger.strike(row.id)
+    return report
+
+
+def _payer(row: Row, ledger: Ledger, providers: tuple[Provider, ...]) -> Provider:
+    """Who may pay a debt.
+
+    Raises:
+        LookupError: nobody here.
+    """
+    for provider in providers:
+        same_place = (provider.name, provider.base_url) == (row.provider, row.base_url)
+        if same_place and ledger.fingerprint(provider.access()) == row.access:
+            return provider
+    if row.access is not None:
+        raise LookupError(
+            f"it needs {row.provider} at {row.base_url} with the cookies, headers and proxy it was created with"
+        )
+    if row.provider not in PROVIDERS:
+        raise LookupError(f"there is no provider {row.provider!r} here")
+    return PROVIDERS[row.provider](base_url=row.base_url)
