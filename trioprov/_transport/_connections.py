@@ -3,7 +3,7 @@
 Three rules come from measurements of httpx 0.28 on httpcore 1.0 (see the threads):
 
 - Nothing ever queues inside httpcore's pool: a request cancelled there can take its slot with it for good
-  (encode/httpcore#1093). The pool is unlimited, and the limit is ours, in front.
+  (encode/httpcore#1093). The limit is ours, in front.
 - A body is left only from inside ``__anext__`` (see `_bodies`).
 - What cleans up has its own connections, so that no number of live streams can starve it, and its own limit per
   server, since opening a connection costs httpcore time in proportion to those it has.
@@ -11,8 +11,6 @@ Three rules come from measurements of httpx 0.28 on httpcore 1.0 (see the thread
 
 from __future__ import annotations
 
-import functools
-import http.cookiejar
 import signal
 import ssl
 from collections.abc import Awaitable, Callable
@@ -22,15 +20,9 @@ from typing import Any
 import httpx
 import trio
 
-from .._errors import ConnectionFailed
 from ..providers import Provider, Request, Response
 from ._bodies import built, pump, translated, whole
-
-# Connecting is the one wait that no answer is lost by giving up; everything else has budgets and deadlines of ours.
-_TIMEOUT = httpx.Timeout(None, connect=30.0)
-
-# Servers close idle connections after 5 s (node's default); one that is reused at that edge fails in 2-10 % of tries.
-_KEEPALIVE = 3.0
+from ._pools import Pools
 
 # How many cleanups may talk to one server at once.
 _CLEANUPS = 16
@@ -86,10 +78,8 @@ class Transport:
     ) -> None:
         self._limiter = None if max_connections is None else trio.CapacityLimiter(max_connections)
         self._cleanups: dict[str, trio.CapacityLimiter] = {}
-        self._transport = transport
-        self._verify = verify
-        self._trust_env = trust_env
-        self._clients: dict[tuple[str | None, bool, bool], httpx.AsyncClient] = {}
+        self._foreign = transport is not None
+        self._pools = Pools(transport, verify, trust_env)
 
     async def send(self, provider: Provider, request: Request, exchange: Exchange | None = None) -> Response:
         """One request and its whole answer, on a connection that streams use too.
@@ -99,11 +89,13 @@ class Transport:
             RemoteProtocolError: what came was not HTTP, or more than 1 MiB.
         """
         async with self._limiter or _unlimited():
-            return await self._send(self._client(provider), provider, request, exchange or Exchange())
+            with self._pools.borrow(provider) as client:
+                return await whole(await self._start(client, provider, request, exchange or Exchange()))
 
     async def send_cleanup(self, provider: Provider, request: Request) -> Response:
         """The same, on the connections kept for cleaning up; call it inside `cleanup_slot`."""
-        return await self._send(self._client(provider, cleanup=True), provider, request, Exchange())
+        with self._pools.borrow(provider, cleanup=True) as client:
+            return await whole(await self._start(client, provider, request, Exchange()))
 
     def cleanup_slot(self, provider: Provider) -> AbstractAsyncContextManager[object]:
         """Hold one of the cleanup connections to the provider's server."""
@@ -127,23 +119,27 @@ class Transport:
             RemoteProtocolError: what came was not HTTP.
         """
         async with self._limiter or _unlimited():
-            response = await self._start(self._client(provider), provider, request, exchange)
-            if response.is_success:
-                with translated(in_body=True):
-                    await pump(response, receive)
-                return None
-            return await whole(response)
+            with self._pools.borrow(provider) as client:
+                return await self._stream(client, provider, request, exchange, receive)
+
+    async def _stream(
+        self,
+        client: httpx.AsyncClient,
+        provider: Provider,
+        request: Request,
+        exchange: Exchange,
+        receive: Callable[[bytes], Awaitable[bool]],
+    ) -> Response | None:
+        response = await self._start(client, provider, request, exchange)
+        if response.is_success:
+            with translated(in_body=True):
+                await pump(response, receive)
+            return None
+        return await whole(response)
 
     async def aclose(self) -> None:
         """Close every connection; those of a transport that was given to us too, as httpx does."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
-
-    async def _send(
-        self, client: httpx.AsyncClient, provider: Provider, request: Request, exchange: Exchange
-    ) -> Response:
-        return await whole(await self._start(client, provider, request, exchange))
+        await self._pools.aclose()
 
     async def _start(
         self, client: httpx.AsyncClient, provider: Provider, request: Request, exchange: Exchange
@@ -152,7 +148,7 @@ class Transport:
             message = built(client, provider, request)
             message.extensions["trace"] = exchange.trace
             # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
-            exchange.sent = self._transport is not None
+            exchange.sent = self._foreign
             try:
                 response = await _sent(client, message)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol):
@@ -167,65 +163,9 @@ class Transport:
             exchange.sent = True
             return response
 
-    def _client(self, provider: Provider, *, cleanup: bool = False) -> httpx.AsyncClient:
-        if provider.proxy is not None and self._transport is not None:
-            raise ValueError("the provider has a proxy, but the client's own transport decides how to connect")
-        secure = provider.base_url.startswith("https:")
-        key = provider.proxy, secure, cleanup
-        client = self._clients.get(key)
-        if client is None:
-            try:
-                client = self._new_client(provider.proxy, secure)
-            except ImportError as exc:
-                raise ConnectionFailed("a SOCKS proxy needs: pip install 'trioprov[socks]'") from exc
-            self._clients[key] = client
-        return client
-
-    def _new_client(self, proxy: str | None, secure: bool) -> httpx.AsyncClient:
-        client = httpx.AsyncClient(
-            transport=self._transport,
-            verify=self._context(secure),
-            trust_env=self._trust_env,
-            proxy=self._proxy(proxy),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
-            timeout=_TIMEOUT,
-            cookies=_NO_COOKIES,
-            follow_redirects=False,
-        )
-        for name in ("user-agent", "accept"):
-            client.headers.pop(name, None)
-        return client
-
-    def _proxy(self, url: str | None) -> str | httpx.Proxy | None:
-        """A proxy that is spoken to by TLS is verified as any server is."""
-        if url is None or not url.startswith("https:"):
-            return url
-        return httpx.Proxy(url, ssl_context=self._context(True))
-
-    def _context(self, secure: bool) -> ssl.SSLContext:
-        if isinstance(self._verify, ssl.SSLContext):
-            return self._verify
-        return _context(self._verify, self._trust_env) if secure else _no_context()
-
-
-@functools.cache
-def _context(verify: bool, trust_env: bool) -> ssl.SSLContext:
-    # Reading the certificates costs 14 ms and 0.7 MB, so one context serves every client of the process.
-    return httpx.create_ssl_context(verify=verify, trust_env=trust_env)
-
-
-@functools.cache
-def _no_context() -> ssl.SSLContext:
-    # For clients that only speak plain http: it trusts nobody, so it is cheap, and safe should it ever be used.
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
 
 def _unlimited() -> AbstractAsyncContextManager[object]:
     return nullcontext()
-
-
-# Takes no cookie from anybody: cookies belong to conversations, and a client serves many.
-_NO_COOKIES = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
 
 
 async def _sent(client: httpx.AsyncClient, message: httpx.Request) -> httpx.Response:
