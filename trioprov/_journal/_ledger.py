@@ -106,9 +106,11 @@ class Ledger:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._pid = os.getpid()
         with _explained(path):
-            _check_header(path)
-            fresh = not path.exists()
-            if fresh:
+            # POSIX forgets a process's locks on a file, SQLite's too, as soon as the process closes any descriptor of
+            # it (sqlite.org/howtocorrupt.html, 2.2): what is open here was checked when it was opened.
+            if not Presence.known(path):
+                _check_header(path)
+            if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._presence = Presence.of(path)
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None)

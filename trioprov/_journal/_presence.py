@@ -40,6 +40,12 @@ class Presence:
             found._users += 1
             return found
 
+    @staticmethod
+    def known(path: Path) -> bool:
+        """Whether that journal is open in this process."""
+        with _presences_lock:
+            return (os.getpid(), os.path.realpath(path)) in _presences
+
     def leave(self) -> None:
         """One user less; with the last, this process owns nothing in that journal any more."""
         with _presences_lock:

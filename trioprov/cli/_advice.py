@@ -10,6 +10,7 @@ from .. import (
     DeadlineExceeded,
     IncompleteReply,
     InvalidRequest,
+    JournalError,
     ModelNotSupported,
     Overloaded,
     RateLimited,
@@ -29,6 +30,8 @@ def advice(provider: Provider, error: Exception) -> str:
     """One sentence, or nothing."""
     name = provider.name
     match error:
+        case JournalError():
+            return "What could not be written down was not sent: ask again, with another --journal, or with none."
         case ModelNotSupported():
             return "Choose another --model; `trioprov providers` lists those of the public service."
         case TypeError() | ValueError():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .. import CleanupReport, Lane, fan_out, open_client
+from .. import CleanupReport, JournalError, Lane, fan_out, open_client
 from ._advice import advice, closed, described
 from ._interrupts import Interrupts
 from ._options import Question
@@ -57,7 +57,7 @@ class Asking:
             The exit status.
 
         Raises:
-            UsageError: an emulator was wanted that is not there.
+            UsageError: an emulator was wanted that is not there, or the journal cannot be used.
         """
         self._interrupts.owed = self._owed
         with self._interrupts:
@@ -120,6 +120,9 @@ class Asking:
                 self._output_failed = True
             for lane in self._lanes:
                 self._tell(lane)
+            if any(lane.cleanup is None or lane.cleanup.outcome == "owed" for lane in self._lanes):
+                for line in self._payment():
+                    self._voice.say(line, wrap=False)
             if self._question.emulated:
                 self._tell_emulated()
             elif self._interrupts.received is not None and self._lanes:
@@ -129,7 +132,11 @@ class Asking:
 
     async def _ask(self, view: View, providers: Sequence[Provider]) -> None:
         question = self._question
-        async with open_client() as client:
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(open_client(journal=question.journal))
+            except JournalError as exc:
+                raise UsageError(f"--journal: {exc}") from exc
             try:
                 await view.run(fan_out(question.prompt, providers, client=client, **question.parameters), self._begin)
             finally:
@@ -200,11 +207,18 @@ class Asking:
     def _owed(self) -> list[str]:
         """What leaving at once may leave behind; called from a signal handler."""
         settled = ("deleted", "already_gone", "nothing_owed", "kept", "unsupported")
-        return [
+        lines = [
             f"  {lane.provider.label}: {_left(lane, lane.cleanup)}"
             for lane in self._lanes
             if lane.cleanup is None or lane.cleanup.outcome not in settled
         ]
+        return [*lines, *self._payment()] if lines else []
+
+    def _payment(self) -> list[str]:
+        """How to delete later what may be left: no create leaves before it is written down."""
+        if self._question.journal is None:
+            return []
+        return ["trioprov: the journal has it; this deletes it:", f"  {self._question.paid_by}"]
 
 
 _FAILED = ("error", "interrupted")

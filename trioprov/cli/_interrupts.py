@@ -14,6 +14,8 @@ from typing import Any
 
 import trio
 
+from ._text import clean
+
 # Shells, `timeout` and runners like to send a signal to a process and to its group: that is one signal, not two.
 _SAME_SIGNAL = 0.2
 # How long the last words may take on a terminal that takes none.
@@ -90,7 +92,7 @@ class Interrupts:
         with suppress(Exception):
             lines = self.owed()
             if lines:
-                text = "\n".join(["trioprov: left without waiting; this may still be on a server:", *lines, ""])
+                text = clean("\n".join(["trioprov: left without waiting; this may still be on a server:", *lines, ""]))
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode("utf-8", "backslashreplace"))
         os._exit(status)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import PROVIDERS, fan_out
+from .. import PROVIDERS, Journal, fan_out
 from . import _cookies
 from ._usage import UsageError, known, load, named, one_each
 
@@ -32,6 +33,8 @@ class Question:
         emulated: whether the bundled servers are to be asked.
         unasked: registered providers that were left out because nobody named any, with the reason.
         chosen: whether the user named the providers.
+        journal: where debts are written down, if anywhere.
+        paid_by: the command that pays what stays in the journal.
     """
 
     prompt: str
@@ -40,6 +43,8 @@ class Question:
     emulated: bool
     unasked: Mapping[str, str]
     chosen: bool
+    journal: Journal | None
+    paid_by: str
 
 
 def question(arguments: argparse.Namespace) -> Question:
@@ -53,22 +58,12 @@ def question(arguments: argparse.Namespace) -> Question:
         for option, value in foreign.items():
             if value:
                 raise UsageError(f"{option} does not go with --emulated, which brings servers of its own")
-    for name in arguments.providers:
-        known(name, "-p")
-    base_urls = named("--base-url", arguments.base_urls)
-    cookies = named("--cookies", arguments.cookies, typos=False)
-    names, unasked = _asked(arguments, [name for name, _ in base_urls if name], bool(cookies))
-    models = one_each("--model", named("--model", arguments.models), names)
-    urls = one_each("--base-url", base_urls, names)
-    chosen = bool(arguments.providers or base_urls)
-    jars = _cookies.for_lanes(cookies, names, chosen=chosen)
-    providers: list[Provider] = []
-    for name, model, url, jar in zip(names, models, urls, jars, strict=True):
-        fields: dict[str, Any] = {"cookies": jar} if jar is not None else {}
-        try:
-            providers.append(load(name)(model=model or "", base_url=url or "", proxy=arguments.proxy or None, **fields))
-        except (TypeError, ValueError) as exc:
-            raise UsageError(f"{name}: {exc}") from exc
+        if arguments.journal is not None:
+            raise UsageError(
+                "--journal does not go with --emulated, whose servers end with the question; "
+                "those of `trioprov emulate` outlast it"
+            )
+    providers, unasked = _providers(arguments)
     parameters = _parameters(arguments.options)
     _check(providers, parameters)
     # Last, since it may wait for somebody who types.
@@ -79,8 +74,72 @@ def question(arguments: argparse.Namespace) -> Question:
         parameters=parameters,
         emulated=arguments.emulated,
         unasked=unasked,
-        chosen=chosen,
+        chosen=_chosen(arguments),
+        journal=None if arguments.journal is None else journal(arguments.journal),
+        paid_by="" if arguments.journal is None else _paid_by(arguments, providers),
     )
+
+
+def journal(path: str) -> Journal:
+    """The journal of ``--journal``, which may not be there yet.
+
+    Raises:
+        UsageError: that is no path.
+    """
+    if not path:
+        raise UsageError("--journal: the value is empty")
+    return Journal(path)
+
+
+def payers(arguments: argparse.Namespace) -> list[Provider]:
+    """Who ``trioprov sweep`` was told may pay debts that need the user's credentials.
+
+    Raises:
+        UsageError: it makes no sense; the message says what is allowed, and quotes no secret.
+    """
+    if _chosen(arguments):
+        return _providers(arguments)[0]
+    for option, value in {"--cookies": arguments.cookies, "--proxy": arguments.proxy}.items():
+        if value:
+            raise UsageError(f"{option}: for which provider? Name it with -p")
+    return []
+
+
+def _paid_by(arguments: argparse.Namespace, providers: Sequence[Provider]) -> str:
+    """The ``trioprov sweep`` for what these providers may leave, with everything that it takes to be let in."""
+    words = ["trioprov", "sweep", "--journal", arguments.journal]
+    if any(provider.access() is not None for provider in providers):
+        words += [word for provider in providers for word in ("-p", provider.name)]
+        words += [word for url in arguments.base_urls for word in ("--base-url", url)]
+        words += [word for file in arguments.cookies for word in ("--cookies", file)]
+        if arguments.proxy:
+            # One with a user may have a password, which belongs on no screen.
+            words += ["--proxy", "URL" if "@" in arguments.proxy else arguments.proxy]
+    return shlex.join(words)
+
+
+def _chosen(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.providers or arguments.base_urls)
+
+
+def _providers(arguments: argparse.Namespace) -> tuple[list[Provider], Mapping[str, str]]:
+    """One for each lane, and why others were left out if nobody chose."""
+    for name in arguments.providers:
+        known(name, "-p")
+    base_urls = named("--base-url", arguments.base_urls)
+    cookies = named("--cookies", arguments.cookies, typos=False)
+    names, unasked = _asked(arguments, [name for name, _ in base_urls if name], bool(cookies))
+    models = one_each("--model", named("--model", arguments.models), names)
+    urls = one_each("--base-url", base_urls, names)
+    jars = _cookies.for_lanes(cookies, names, chosen=_chosen(arguments))
+    providers: list[Provider] = []
+    for name, model, url, jar in zip(names, models, urls, jars, strict=True):
+        fields: dict[str, Any] = {"cookies": jar} if jar is not None else {}
+        try:
+            providers.append(load(name)(model=model or "", base_url=url or "", proxy=arguments.proxy or None, **fields))
+        except (TypeError, ValueError) as exc:
+            raise UsageError(f"{name}: {exc}") from exc
+    return providers, unasked
 
 
 def _prompt(words: Sequence[str]) -> str:

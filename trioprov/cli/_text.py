@@ -73,14 +73,19 @@ class Voice(logging.Handler):
         self.verbose = False
         self._before: tuple[int, bool] | None = None
 
-    def say(self, text: str) -> None:
-        """Print ``text`` on stderr; a stderr that is gone changes nothing."""
+    def say(self, text: str, *, wrap: bool = True) -> None:
+        """Print ``text`` on stderr; a stderr that is gone changes nothing.
+
+        Args:
+            text: what to say.
+            wrap: whether lines may be broken; one that will be copied is not.
+        """
         text = clean(text)
         with suppress(OSError):
             if self.above is not None and sys.stderr.isatty():
                 self.above(text)
             else:
-                print(_wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+                print(_wrapped(text) if wrap and sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say a log record."""
