@@ -173,14 +173,14 @@ class Client:
             self.ledger.close()
         await trio.lowlevel.checkpoint()
 
-    def open_journal(self) -> None:
+    async def open_journal(self) -> None:
         """Begin to write debts down, and to pay, in the background, those that dead processes left.
 
         Raises:
             JournalError: the journal cannot be used.
         """
         if self.journal is not None:
-            self.ledger = self.journal.open()
+            self.ledger = await self.journal.aopen()
             self.host(_Sweeper(self.ledger, self.transport))
 
     async def aclose_connections(self) -> None:
@@ -231,7 +231,7 @@ class _OpenClient(AbstractAsyncContextManager[Client, None]):
 
     async def __aenter__(self) -> Client:
         await trio.lowlevel.checkpoint()
-        self._client.open_journal()
+        await self._client.open_journal()
         return self._client
 
     async def __aexit__(

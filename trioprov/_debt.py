@@ -98,10 +98,10 @@ class Debt:
         Raises:
             JournalError: it could not be written, so it must not leave.
         """
-        if self._row is not None:
+        if self._row is not None and self.uncertain:
             await self._leave_row("the answer to a create was lost", 0)
         self._lost, self._doubtful = self.uncertain, False
-        if self._ledger is not None and not self._kept:
+        if self._ledger is not None and not self._kept and self._row is None:
             seconds = self.provider.expires_after
             expires = None if seconds is None else time.time() + seconds
             self._row = await self._ledger.intend(self.conversation, self.provider.access(), expires)
@@ -116,6 +116,11 @@ class Debt:
         if self._ledger is not None and not self._kept and self.conversation.id is not None:
             self._row = await self._ledger.intend(self.conversation, self.provider.access(), None)
             self._written = self.conversation
+
+    @property
+    def stale(self) -> bool:
+        """Whether the journal says to delete what is to be kept."""
+        return self._kept and self._row is not None
 
     async def record(self) -> None:
         """Bring the journal up to date; a checkpoint only if another process holds its lock.

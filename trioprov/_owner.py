@@ -198,6 +198,8 @@ class Owner(Tenant):
                         continue
                 with trio.CancelScope(deadline=due):
                     await self._changed.park()
+                if self.debt.stale:
+                    await self.debt.record()
         finally:
             self.close()
 

@@ -61,8 +61,8 @@ class TestOpen:
             assert request.headers["cookie"] == "hf-chat=mine"
             assert request.headers["referer"] == "https://gpt-gm.h2o.ai/"
             assert request.headers["origin"] == "https://gpt-gm.h2o.ai"
-        assert conversations == [MINTED]
-        assert value == MINTED.replace(id=ID)
+        assert conversations == [MINTED.replace(session_cookie="hf-chat")]
+        assert value == MINTED.replace(session_cookie="hf-chat", id=ID)
 
     def test_consent_to_share_is_given_only_when_asked_for(self, drive: Any, new_id: Any) -> None:
         steps = H2o("falcon-7b", share_with_model_authors=True).open(MINTED, new_id)

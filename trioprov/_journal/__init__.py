@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import trio
+
+from ._file import explained, is_busy
+from ._ledger import BUSY_SLEEP, PATIENCE
 from ._ledger import JournalEntry as JournalEntry
 from ._ledger import Ledger as Ledger
 from ._ledger import Row as Row
+
+T = TypeVar("T")
 
 
 class Journal:
@@ -34,7 +43,7 @@ class Journal:
         Raises:
             JournalError: the file cannot be read, or is no journal.
         """
-        with self.open() as ledger:
+        with self.open() as ledger, explained(self.path):
             return ledger.entries()
 
     def abandon(self, entry_id: int) -> bool:
@@ -43,16 +52,45 @@ class Journal:
         Raises:
             JournalError: the file cannot be written, or is no journal.
         """
-        with self.open() as ledger:
-            return ledger.strike_now(entry_id)
+        with self.open() as ledger, explained(self.path):
+            return _briefly(lambda: ledger.strike_now(entry_id))
 
     def open(self) -> Ledger:
-        """An open journal, for one thread; close it, or use it in a ``with`` block.
+        """An open journal, for one thread; close it, or use it in a ``with`` block. Not a checkpoint.
 
         Raises:
             JournalError: the file cannot be used, is no journal, is damaged, or was written by a newer version.
         """
-        return Ledger(self.path, durable=self.durable)
+        with explained(self.path):
+            return _briefly(lambda: Ledger(self.path, durable=self.durable))
+
+    async def aopen(self) -> Ledger:
+        """The same, for a trio task: somebody else's lock stops nobody. A checkpoint only if there is one.
+
+        Raises:
+            JournalError: as `open` does.
+        """
+        with explained(self.path):
+            until = trio.current_time() + PATIENCE
+            while True:
+                try:
+                    return Ledger(self.path, durable=self.durable)
+                except Exception as exc:
+                    if not is_busy(exc) or trio.current_time() > until:
+                        raise
+                await trio.sleep(BUSY_SLEEP)
 
     def __repr__(self) -> str:
         return f"Journal({str(self.path)!r})"
+
+
+def _briefly(use: Callable[[], T]) -> T:
+    """Wait a moment for somebody else's lock, which is held for microseconds, where nothing can be awaited."""
+    for _ in range(200):
+        try:
+            return use()
+        except Exception as exc:
+            if not is_busy(exc):
+                raise
+        time.sleep(BUSY_SLEEP)
+    return use()

@@ -14,8 +14,8 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,12 +24,11 @@ import trio
 
 from .._conversation import Conversation
 from .._errors import JournalError
+from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy
 from ._presence import Presence
 
 T = TypeVar("T")
 
-_APPLICATION = 0x74726F76  # "trov", in SQLite's header
-_VERSION = 1
 
 _SCHEMA = f"""
 CREATE TABLE secret (key BLOB NOT NULL);
@@ -46,16 +45,16 @@ CREATE TABLE debt (
     due REAL NOT NULL DEFAULT 0, -- not to be tried again before
     expires REAL                 -- when the service itself deletes it
 );
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
 """
 
 # What a sweeper has no use for. The fingerprint of credentials is not keyed; the rest is about the next question.
 _NOT_WRITTEN = ("credential", "opened_by", "started", "parent", "unanswered", "unanswered_prompt")
 
 # How long somebody else's lock is waited for, in seconds: writers hold it for microseconds.
-_PATIENCE = 5.0
-_BUSY_SLEEP = 0.005
+PATIENCE = 5.0
+BUSY_SLEEP = 0.005
 
 _LONGEST_BACKOFF = 24 * 3600.0
 
@@ -97,6 +96,7 @@ class Row:
     access: str | None
     conversation: Conversation
     attempts: int
+    created: float
     expires: float | None
 
 
@@ -105,45 +105,41 @@ class Ledger:
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._pid = os.getpid()
-        with _explained(path):
-            # POSIX forgets a process's locks on a file, SQLite's too, as soon as the process closes any descriptor of
-            # it (sqlite.org/howtocorrupt.html, 2.2): what is open here was checked when it was opened.
-            if not Presence.known(path):
-                _check_header(path)
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._presence = Presence.of(path)
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
-            try:
-                self._prepare(durable)
-                os.chmod(path, 0o600)
-            except BaseException:
-                self.close()
-                raise
         self._path = path
+        # POSIX forgets a process's locks on a file, SQLite's too, as soon as the process closes any descriptor of it
+        # (sqlite.org/howtocorrupt.html, 2.2): what is open here was checked when it was opened.
+        if not Presence.known(path):
+            check_header(path)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._presence = Presence.of(path)
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            self._prepare(durable)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, durable: bool) -> None:
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                self._db.execute("PRAGMA secure_delete = ON")
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    self._create()
-                if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                    raise JournalError("the journal is damaged")
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._key: bytes = self._db.execute("SELECT key FROM secret").fetchone()[0]
-                return
-            except sqlite3.OperationalError as exc:
-                if not _is_busy(exc) or time.monotonic() > until:
-                    raise
-                time.sleep(_BUSY_SLEEP)  # noqa: ASYNC251 - opening is not async, and a lock is held for microseconds
+        self._db.execute("PRAGMA secure_delete = ON")
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        if self._number("user_version") == 0:
+            self._create()
+        # The header of a journal that somebody has open may still be in its WAL, where only SQLite reads it.
+        check_numbers(self._number("application_id"), self._number("user_version"))
+        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise JournalError("it is damaged")
+        os.chmod(self._path, 0o600)  # before there is a WAL, which gets the same
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._key: bytes = self._db.execute("SELECT key FROM secret").fetchone()[0]
+
+    def _number(self, pragma: str) -> int:
+        return self._db.execute(f"PRAGMA {pragma}").fetchone()[0]
 
     def _create(self) -> None:
         self._db.execute("BEGIN EXCLUSIVE")
         try:
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody was faster
+            if self._number("user_version") == 0:  # nobody was faster
                 for statement in _SCHEMA.strip().split(";\n"):
                     if statement.strip():
                         self._db.execute(statement)
@@ -229,7 +225,7 @@ class Ledger:
                 id=row[0],
                 provider=row[1],
                 base_url=row[2],
-                conversation_id=json.loads(row[3]).get("id"),
+                conversation_id=_read(row[3]).id,
                 created=row[4],
                 attempts=row[5],
                 reason=row[6],
@@ -239,36 +235,44 @@ class Ledger:
             for row in rows
         ]
 
-    async def claim(self, *, due_only: bool) -> list[Row]:
-        """Become the owner of what nobody alive owns; no two claimants get the same row."""
+    async def unowned(self, *, due_only: bool) -> list[tuple[int, int | None]]:
+        """What nobody alive sees to: each row's number, and its dead owner, for `claim`."""
         dead: dict[int | None, bool] = {}
+        found: list[tuple[int, int | None]] = []
         sql = "SELECT id, owner, due FROM debt ORDER BY id"
-        found: list[Row] = []
         for row, owner, due in await self._patiently(lambda: self._run(sql, ()).fetchall()):
             if owner not in dead:
                 dead[owner] = not self._presence.is_alive(owner)
             if dead[owner] and not (due_only and due > time.time()):
-                claimed = await self._patiently(lambda row=row, owner=owner: self._claim(row, owner))
-                if claimed is not None:
-                    found.append(claimed)
+                found.append((row, owner))
         return found
+
+    async def claim(self, row: int, owner: int | None) -> Row | None:
+        """Become the owner of a row; `None` if somebody was faster. Pay it, `leave` it, or `release` it."""
+        return await self._patiently(lambda: self._claim(row, owner))
+
+    def release(self, row: int) -> None:
+        """Not paid, nor tried to the end: let the next one try. Without waiting, so it may fail to be written."""
+        with suppress(sqlite3.Error):
+            self._run("UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?", (row, self._presence.owner))
 
     def _claim(self, row: int, owner: int | None) -> Row | None:
         sql = (
             "UPDATE debt SET owner = ? WHERE id = ? AND owner IS ? "
-            "RETURNING id, provider, base_url, access, conversation, attempts, expires"
+            "RETURNING id, provider, base_url, access, conversation, attempts, created, expires"
         )
         taken = self._run(sql, (self._presence.owner, row, owner)).fetchone()
         if taken is None:
             return None  # somebody was faster
-        number, provider, base_url, access, text, attempts, expires = taken
+        number, provider, base_url, access, text, attempts, created, expires = taken
         return Row(
             id=number,
             provider=provider,
             base_url=base_url,
             access=access,
-            conversation=Conversation(json.loads(text)),
+            conversation=_read(text),
             attempts=attempts,
+            created=created,
             expires=expires,
         )
 
@@ -284,48 +288,24 @@ class Ledger:
         return self._db.execute(sql, values)
 
     async def _patiently(self, write: Callable[[], T]) -> T:
-        until = trio.current_time() + _PATIENCE
-        with _explained(self._path):
+        until = trio.current_time() + PATIENCE
+        with explained(self._path):
             while True:
                 try:
                     return write()
                 except sqlite3.OperationalError as exc:
-                    if not _is_busy(exc) or trio.current_time() > until:
+                    if not is_busy(exc) or trio.current_time() > until:
                         raise
-                await trio.sleep(_BUSY_SLEEP)
+                await trio.sleep(BUSY_SLEEP)
+
+
+def _read(text: str) -> Conversation:
+    """What was written; nothing, should somebody have tampered with it."""
+    try:
+        return Conversation(json.loads(text))
+    except (ValueError, TypeError):
+        return Conversation()
 
 
 def _written(conversation: Conversation) -> str:
     return json.dumps({key: value for key, value in conversation.items() if key not in _NOT_WRITTEN})
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what is not ours by reading 100 bytes of it: SQLite would write to some of it while opening."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header:
-        return
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise JournalError("it is not a journal of trioprov, or it is damaged")
-    if int.from_bytes(header[68:72], "big") != _APPLICATION:
-        raise JournalError("it is some other program's database")
-    version = int.from_bytes(header[60:64], "big")
-    if version > _VERSION:
-        raise JournalError(f"it was written by a newer trioprov (format {version}; this one knows {_VERSION})")
-
-
-def _is_busy(exc: sqlite3.OperationalError) -> bool:
-    return exc.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-@contextmanager
-def _explained(path: Path) -> Generator[None]:
-    """SQLite's and the system's errors in our words, each kept as the cause."""
-    try:
-        yield
-    except JournalError as exc:
-        raise JournalError(f"the journal {path} cannot be used: {exc}") from exc.__cause__
-    except (sqlite3.Error, OSError, ValueError, TypeError) as exc:
-        raise JournalError(f"the journal {path} cannot be used: {exc}") from exc

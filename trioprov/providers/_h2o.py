@@ -137,6 +137,9 @@ class H2o(Provider):
         if not _acted(response):
             raise self.refusal(response)
         conversation = self._adopted(conversation, response)
+        if self.cookie_name in conversation.identity:
+            # A sweeper's provider need not know the name.
+            conversation = conversation.replace(session_cookie=self.cookie_name)
         yield conversation
 
         response = yield self._request(conversation, "POST", "/conversation", json={"model": self.model}, creates=True)
@@ -214,7 +217,8 @@ class H2o(Provider):
 
         Whoever brings credentials of any kind may have a session of his own by them, and more conversations than this.
         """
-        if self.cookie_name not in conversation.identity or self.credential(Conversation()) is not None:
+        ours = conversation.get("session_cookie", self.cookie_name) in conversation.identity
+        if not ours or self.credential(Conversation()) is not None:
             return "lost"
         # A named form action of SvelteKit: form-encoded, though it has no fields.
         response = yield self._request(conversation, "POST", "/conversations?/delete", form={})
