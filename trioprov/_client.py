@@ -107,6 +107,11 @@ class Client:
         """Whether it takes no more sessions."""
         return self._closed
 
+    @property
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Whoever lives here now."""
+        return tuple(self._tenants)
+
     def admit(self, tenant: Tenant) -> None:
         """Count a tenant that somebody else runs.
 

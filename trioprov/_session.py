@@ -344,6 +344,11 @@ async def delete_conversation(
     """
     owner = new_owner(provider, client, conversation, mine=True)
     await trio.lowlevel.checkpoint()
+    if client is not None:
+        # A session of it that has ended for its user may still be speaking, to say what it left.
+        for other in client.tenants:
+            if isinstance(other, Owner) and other.closing and other.debt.conversation.id == owner.debt.conversation.id:
+                await other.aclose()
     owner.close()
     owner.client.host(owner)
     await owner.aclose()
