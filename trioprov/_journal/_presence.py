@@ -6,11 +6,12 @@ hides a death or feigns one.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import threading
 from pathlib import Path
+
+from .._errors import JournalError
 
 
 class Presence:
@@ -24,11 +25,8 @@ class Presence:
         self._users = 0
         while True:
             self.owner = secrets.randbits(48)
-            try:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.owner)
-            except BlockingIOError:
-                continue
-            return
+            if _lock(self._fd, self.owner):
+                return
 
     @classmethod
     def of(cls, path: Path) -> Presence:
@@ -59,12 +57,23 @@ class Presence:
         """Whether the process of that number lives; our own does."""
         if owner is None or owner == self.owner:
             return owner is not None
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, owner)
-        except (BlockingIOError, PermissionError):
+        if not _lock(self._fd, owner):
             return True
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, owner)
+        _lock(self._fd, owner, release=True)
         return False
+
+
+def _lock(fd: int, byte: int, *, release: bool = False) -> bool:
+    """Lock one byte, or release it; false if another process has it."""
+    try:
+        import fcntl  # not everywhere; the rest of the library is
+    except ImportError:
+        raise JournalError("it needs the file locks of POSIX, which this system does not have") from None
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 _presences: dict[tuple[int, str], Presence] = {}

@@ -1,9 +1,9 @@
-"""The command line: ``trioprov ask``, ``trioprov providers``, ``trioprov emulate``.
+"""The command line: ``trioprov ask``, ``trioprov sweep``, ``trioprov providers``, ``trioprov emulate``.
 
 A room has one sentence: `_parser` is what may be typed; `_options`, `_cookies` and `_usage` turn it into providers or
 into a usage error; `_commands` is what each command does; `_asking` is one question from the first request to the last
-DELETE; `_live` (on `_wrap`) and `_plain` show it; `_interrupts` is Ctrl-C; `_text` keeps a server's control characters
-from the terminal; `_advice` is what to do about an error.
+DELETE; `_live` (on `_wrap`) and `_plain` show it; `_sweeping` is a journal, paid and shown; `_interrupts` is Ctrl-C;
+`_text` keeps a server's control characters from the terminal; `_advice` is what to do about an error.
 """
 
 from __future__ import annotations

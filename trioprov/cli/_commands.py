@@ -16,7 +16,8 @@ import trio
 from .. import PROVIDERS
 from ._asking import Asking
 from ._interrupts import Interrupts
-from ._options import question
+from ._options import journal, payers, question
+from ._sweeping import Sweeping
 from ._text import Voice, clean
 from ._usage import UsageError, known_names, load
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 def ask(arguments: argparse.Namespace, voice: Voice) -> int:
     """``trioprov ask``: one prompt to several providers."""
     return Asking(question(arguments), voice, plain=arguments.plain).run()
+
+
+def sweep(arguments: argparse.Namespace, voice: Voice) -> int:
+    """``trioprov sweep``: pay what a crash left."""
+    # Checked also where nobody pays: a wrong option is wrong in any case.
+    sweeping = Sweeping(journal(arguments.journal), payers(arguments), voice)
+    if arguments.list:
+        return sweeping.show()
+    return sweeping.abandon(arguments.abandon) if arguments.abandon else sweeping.pay()
 
 
 def providers(arguments: argparse.Namespace, voice: Voice) -> int:

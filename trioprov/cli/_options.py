@@ -97,9 +97,10 @@ def payers(arguments: argparse.Namespace) -> list[Provider]:
     Raises:
         UsageError: it makes no sense; the message says what is allowed, and quotes no secret.
     """
-    if _chosen(arguments):
+    if arguments.providers or any(name for name, _ in named("--base-url", arguments.base_urls)):
         return _providers(arguments)[0]
-    for option, value in {"--cookies": arguments.cookies, "--proxy": arguments.proxy}.items():
+    given = {"--base-url": arguments.base_urls, "--cookies": arguments.cookies, "--proxy": arguments.proxy}
+    for option, value in given.items():
         if value:
             raise UsageError(f"{option}: for which provider? Name it with -p")
     return []

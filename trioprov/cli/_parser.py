@@ -21,7 +21,23 @@ who is asked without -p:
 exit status:
   0 every provider answered; 1 some did not; 2 the command was wrong, and
   nothing was sent; 130 after Ctrl-C (143 after SIGTERM, 129 when the terminal
-  was closed), with the conversations deleted. A second Ctrl-C leaves at once.
+  was closed), with the conversations deleted. A second Ctrl-C leaves at once;
+  with --journal, `trioprov sweep` deletes later what that left.
+"""
+
+_SWEEP_EPILOG = """\
+debts that need you:
+  Your cookies and your proxy are not in the journal. A conversation that was
+  created with them is deleted only if they are given again, the very same ones:
+  -p NAME --cookies FILE, and --base-url and --proxy as they were. Where there
+  is more than one provider, --base-url and --cookies take NAME=VALUE, as in
+  `trioprov ask`. Headers of your own can be given to trioprov.sweep in Python.
+
+exit status:
+  0 nothing is owed any more, but for what living processes see to; 1 something
+  stays in the journal; 2 the command was wrong, or the journal cannot be used;
+  130 after Ctrl-C (143 after SIGTERM, 129 when the terminal was closed): what
+  was not confirmed stays in the journal.
 """
 
 
@@ -95,6 +111,13 @@ def build() -> argparse.ArgumentParser:
         help="a generation parameter, for every provider: max_tokens=200, temperature=0.4, stop='[\"END\"]'; "
         "the value is read as JSON, and as text if it is none",
     )
+    ask.add_argument(
+        "--journal",
+        metavar="PATH",
+        help="a file in which every conversation is written down before it exists, until it is deleted, so that "
+        "`trioprov sweep` can delete what is left by a crash or a second Ctrl-C; what is in it already, and nobody "
+        "alive sees to, is deleted on the way",
+    )
     ask.add_argument("--plain", action="store_true", help="plain text as into a pipe, also on a terminal")
     ask.add_argument(
         "--emulated",
@@ -102,6 +125,55 @@ def build() -> argparse.ArgumentParser:
         help="ask servers bundled with trioprov, started for this question on this machine: no account, no network",
     )
     ask.set_defaults(command=_commands.ask)
+
+    sweep = commands.add_parser(
+        "sweep",
+        parents=[common],
+        help="delete the conversations that a crash left",
+        description="Delete the conversations that dead processes left behind in a journal\n"
+        "(trioprov ask --journal), and show what stays in it. Those of living\n"
+        "processes are not touched.",
+        epilog=_SWEEP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sweep.add_argument("--journal", metavar="PATH", required=True, help="the file; it must be there")
+    sweep.add_argument(
+        "-p",
+        "--provider",
+        action="append",
+        dest="providers",
+        metavar="NAME",
+        default=[],
+        help=f"who may delete what needs your cookies or your proxy, any number of times: {names}",
+    )
+    sweep.add_argument(
+        "--base-url",
+        action="append",
+        dest="base_urls",
+        metavar="[NAME=]URL",
+        default=[],
+        help="the server that was asked, if it was not the public one",
+    )
+    sweep.add_argument(
+        "--cookies",
+        action="append",
+        metavar="[NAME=]FILE",
+        default=[],
+        help="the cookies that were used, as in `trioprov ask`",
+    )
+    sweep.add_argument("--proxy", metavar="URL", help="the proxy that was used")
+    instead = sweep.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="only show what is in the journal; nothing is deleted")
+    instead.add_argument(
+        "--abandon",
+        action="extend",
+        nargs="+",
+        type=_entry,
+        metavar="ID",
+        help="only strike these entries out, by their numbers; what they stand for is not deleted",
+    )
+    sweep.set_defaults(command=_commands.sweep, models=[], emulated=False)
 
     providers = commands.add_parser(
         "providers",
@@ -131,6 +203,12 @@ def build() -> argparse.ArgumentParser:
     )
     emulate.set_defaults(command=_commands.emulate)
     return parser
+
+
+def _entry(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of an entry")
+    return int(text)
 
 
 def _port(text: str) -> int:
