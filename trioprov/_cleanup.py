@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import trio
 
@@ -40,6 +41,15 @@ def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> E
             link.code = link.code and _blotted(link.code, secrets)
         link = link.__cause__ or link.__context__
     return exc
+
+
+def reason(report: CleanupReport, provider: Provider, conversation: Conversation) -> str:
+    """Why something is still owed, for the journal: with nothing in it that the user brought, credential or not."""
+    if report.error is None:
+        return "a create was never answered, and the service gives no way to find what it made"
+    brought = [*provider.headers.values(), urlsplit(provider.proxy or "").netloc.rpartition("@")[0]]
+    said = _blotted(str(cleaned(report.error, provider, conversation)), tuple(text for text in brought if text))
+    return f"{type(report.error).__name__}: {said}"
 
 
 def _blotted(text: str, secrets: tuple[str, ...]) -> str:

@@ -176,7 +176,6 @@ class Client:
         await self.aclose_connections()
         if self.ledger is not None:
             self.ledger.close()
-        await trio.lowlevel.checkpoint()
 
     async def open_journal(self) -> None:
         """Begin to write debts down, and to pay, in the background, those that dead processes left.
@@ -243,6 +242,8 @@ class _OpenClient(AbstractAsyncContextManager[Client, None]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
+        if exc is None:  # else a cancellation would take its place
+            await trio.lowlevel.checkpoint()
 
 
 def open_client(

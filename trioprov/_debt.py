@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from ._cleanup import cleaned, settle
+from ._cleanup import cleaned, reason, settle
 from ._conversation import Conversation
 from ._errors import (
     JournalError,
@@ -90,7 +90,8 @@ class Debt:
     @property
     def journaled(self) -> bool:
         """Whether somebody else can still pay it, should this process not."""
-        return self._row is not None
+        known = self._written is not None and self._written.id == self.conversation.id
+        return self._row is not None and (known or self._recoverable())
 
     async def create_begins(self) -> None:
         """Another create: write it down before it leaves; whatever the one before it made will never be known.
@@ -99,7 +100,7 @@ class Debt:
             JournalError: it could not be written, so it must not leave.
         """
         if self._row is not None and self.uncertain:
-            await self._leave_row("the answer to a create was lost", 0)
+            await self._leave_row("the answer to a create was lost")
         self._lost, self._doubtful = self.uncertain, False
         if self._ledger is not None and not self._kept and self._row is None:
             seconds = self.provider.expires_after
@@ -139,10 +140,10 @@ class Debt:
         except JournalError as exc:
             log.warning("%s: %s", self.provider.name, exc)
 
-    async def _leave_row(self, reason: str, attempts: int) -> None:
+    async def _leave_row(self, reason: str) -> None:
         if self._ledger is not None and self._row is not None:
             row, self._row = self._row, None
-            await self._ledger.leave(row, reason, attempts)
+            await self._ledger.leave(row, reason, tried=False)
 
     async def close_row(self) -> None:
         """The last word in the journal: struck out if nothing is owed, else left to whoever sweeps it."""
@@ -151,7 +152,7 @@ class Debt:
             return
         try:
             if report.outcome in FAILED:
-                await self._ledger.leave(self._row, str(report.error or report.outcome), report.attempts)
+                await self._ledger.leave(self._row, reason(report, self.provider, self.conversation))
             else:
                 await self._ledger.strike(self._row)
                 self._row = None

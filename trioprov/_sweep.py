@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import trio
 
-from ._cleanup import cleaned, settle
-from ._journal import Journal, Ledger, Row
-from ._outcomes import CleanupReport
+from ._cleanup import reason, settle
+from ._journal import PATIENCE, Journal, Ledger, Row
+from ._outcomes import FAILED, CleanupReport
 from ._transport import Transport
 from .providers import PROVIDERS, Provider
 
@@ -112,7 +112,8 @@ async def _claimed_and_paid(
         try:
             return await _pay(row, ledger, providers, transport)
         finally:
-            ledger.release(number)  # what was paid is gone by now, and what was left is nobody's
+            with trio.CancelScope(shield=True, relative_deadline=PATIENCE):
+                await ledger.release(number)  # what was paid is gone by now, and what was left is nobody's
     except Exception as exc:
         log.warning("a debt could not be paid: %s", exc)
         return CleanupReport(outcome="owed", error=exc)
@@ -125,7 +126,7 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
     try:
         provider = _payer(row, ledger, providers)
     except Exception as exc:  # also whatever an installed provider does when it is imported or made
-        await ledger.leave(row.id, str(exc), 0)
+        await ledger.leave(row.id, str(exc), tried=False)
         return CleanupReport(outcome="owed", error=exc)
     # Whoever has the same access speaks as whoever created it, so "not found" means gone.
     conversation = row.conversation.replace(credential=provider.credential(row.conversation))
@@ -147,10 +148,8 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
         # Its client died just now: the server may still be creating what was to be deleted.
         await trio.sleep(young)
         report = await once()
-    if report.outcome in ("owed", "lost"):
-        error = report.error and cleaned(report.error, provider, conversation)
-        reason = str(error or "a create was never answered, and the service gives no way to find what it made")
-        await ledger.leave(row.id, reason, max(report.attempts, 1))
+    if report.outcome in FAILED:
+        await ledger.leave(row.id, reason(report, provider, conversation))
     else:
         await ledger.strike(row.id)
     return report

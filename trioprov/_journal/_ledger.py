@@ -56,6 +56,9 @@ _NOT_WRITTEN = ("credential", "opened_by", "started", "parent", "unanswered", "u
 PATIENCE = 5.0
 BUSY_SLEEP = 0.005
 
+# How many rows are struck out before the WAL, too, forgets them: a few milliseconds, spread over many sessions.
+_CHECKPOINT_EVERY = 64
+
 _LONGEST_BACKOFF = 24 * 3600.0
 
 
@@ -106,6 +109,7 @@ class Ledger:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._pid = os.getpid()
         self._path = path
+        self._struck = 0
         # POSIX forgets a process's locks on a file, SQLite's too, as soon as the process closes any descriptor of it
         # (sqlite.org/howtocorrupt.html, 2.2): what is open here was checked when it was opened.
         if not Presence.known(path):
@@ -129,7 +133,9 @@ class Ledger:
         check_numbers(self._number("application_id"), self._number("user_version"))
         if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise JournalError("it is damaged")
-        os.chmod(self._path, 0o600)  # before there is a WAL, which gets the same
+        for companion in ("", "-wal", "-shm"):  # a new WAL gets the mode of the file; one from before has its own
+            if os.path.exists(f"{self._path}{companion}"):
+                os.chmod(f"{self._path}{companion}", 0o600)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._key: bytes = self._db.execute("SELECT key FROM secret").fetchone()[0]
 
@@ -193,8 +199,9 @@ class Ledger:
         """Strike it out: it is paid, or nobody owes it."""
         await self._patiently(lambda: self.strike_now(row))
 
-    async def leave(self, row: int, reason: str, attempts: int) -> None:
-        """It could not be paid: write down why, and let somebody else try, later and later."""
+    async def leave(self, row: int, reason: str, *, tried: bool = True) -> None:
+        """It could not be paid: write down why, and let somebody else try, later and later if it was tried."""
+        attempts = int(tried)
         sql = (
             "UPDATE debt SET owner = NULL, reason = ?, attempts = attempts + ?, "
             "due = ? + min(?, 30.0 * (1 << min(attempts + ?, 20))) WHERE id = ?"
@@ -212,7 +219,14 @@ class Ledger:
 
     def strike_now(self, row: int) -> bool:
         """The same as `strike`, without waiting; whether there was such a row."""
-        return self._run("DELETE FROM debt WHERE id = ?", (row,)).rowcount > 0
+        found = self._run("DELETE FROM debt WHERE id = ?", (row,)).rowcount > 0
+        self._struck += found
+        if self._struck >= _CHECKPOINT_EVERY:
+            # What was struck out still stands in the WAL, until it is written over.
+            self._struck = 0
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return found
 
     # -- Sweeping ------------------------------------------------------------------------------------------------------
 
@@ -251,10 +265,10 @@ class Ledger:
         """Become the owner of a row; `None` if somebody was faster. Pay it, `leave` it, or `release` it."""
         return await self._patiently(lambda: self._claim(row, owner))
 
-    def release(self, row: int) -> None:
-        """Not paid, nor tried to the end: let the next one try. Without waiting, so it may fail to be written."""
-        with suppress(sqlite3.Error):
-            self._run("UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?", (row, self._presence.owner))
+    async def release(self, row: int) -> None:
+        """Not paid, nor tried to the end: let the next one try."""
+        sql = "UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?"
+        await self._patiently(lambda: self._run(sql, (row, self._presence.owner)))
 
     def _claim(self, row: int, owner: int | None) -> Row | None:
         sql = (

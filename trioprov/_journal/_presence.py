@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -49,9 +51,13 @@ class Presence:
         with _presences_lock:
             self._users -= 1
             if self._users == 0:
-                os.close(self._fd)
+                self.close()
                 for key in [key for key, presence in _presences.items() if presence is self]:
                     del _presences[key]
+
+    def close(self) -> None:
+        """Give up the lock."""
+        os.close(self._fd)
 
     def is_alive(self, owner: int | None) -> bool:
         """Whether the process of that number lives; our own does."""
@@ -70,11 +76,26 @@ def _lock(fd: int, byte: int, *, release: bool = False) -> bool:
     except ImportError:
         raise JournalError("it needs the file locks of POSIX, which this system does not have") from None
     try:
-        fcntl.lockf(fd, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        if sys.platform == "linux" and sys.maxsize > 2**32:
+            # Linux has locks that belong to the open file, and stay though others in the process close it.
+            kind = fcntl.F_UNLCK if release else fcntl.F_WRLCK
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("@hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
+        else:
+            fcntl.lockf(fd, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
+def _forget_parent() -> None:
+    """In a forked child: what is locked is the parent's, and must not outlive it here."""
+    for presence in _presences.values():
+        presence.close()
+    _presences.clear()
+
+
 _presences: dict[tuple[int, str], Presence] = {}
 _presences_lock = threading.Lock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
