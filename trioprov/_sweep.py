@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from ._cleanup import reason, settle
-from ._journal import PATIENCE, Journal, Ledger, Row
+from ._journal import Journal, Ledger, Row
 from ._outcomes import FAILED, CleanupReport
 from ._transport import Transport
 from .providers import PROVIDERS, Provider
@@ -21,6 +21,9 @@ log = logging.getLogger("trioprov")
 # What paying one debt may take, in seconds, and how many are paid at once.
 _BUDGET = 10.0
 _AT_ONCE = 16
+
+# How long a cancelled sweep may wait for somebody else's lock, to say that it is over, in seconds.
+_RELEASE = 1.0
 
 # How long a server may work on a create whose client has died, in seconds.
 _CREATE_TAKES = 5.0
@@ -112,7 +115,7 @@ async def _claimed_and_paid(
         try:
             return await _pay(row, ledger, providers, transport)
         finally:
-            with trio.CancelScope(shield=True, relative_deadline=PATIENCE):
+            with trio.CancelScope(shield=True, relative_deadline=_RELEASE):
                 await ledger.release(number)  # what was paid is gone by now, and what was left is nobody's
     except Exception as exc:
         log.warning("a debt could not be paid: %s", exc)

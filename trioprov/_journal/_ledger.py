@@ -257,18 +257,25 @@ class Ledger:
         for row, owner, due in await self._patiently(lambda: self._run(sql, ()).fetchall()):
             if owner not in dead:
                 dead[owner] = not self._presence.is_alive(owner)
-            if dead[owner] and not (due_only and due > time.time()):
+            free = dead[owner] or row in self._presence.released
+            if free and not (due_only and due > time.time()):
                 found.append((row, owner))
         return found
 
     async def claim(self, row: int, owner: int | None) -> Row | None:
         """Become the owner of a row; `None` if somebody was faster. Pay it, `leave` it, or `release` it."""
+        if owner == self._presence.owner:
+            if row not in self._presence.released:
+                return None
+            self._presence.released.discard(row)
         return await self._patiently(lambda: self._claim(row, owner))
 
     async def release(self, row: int) -> None:
-        """Not paid, nor tried to the end: let the next one try."""
+        """Not paid, nor tried to the end: let the next one try; if that cannot be written, the next one here."""
         sql = "UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?"
+        self._presence.released.add(row)
         await self._patiently(lambda: self._run(sql, (row, self._presence.owner)))
+        self._presence.released.discard(row)
 
     def _claim(self, row: int, owner: int | None) -> Row | None:
         sql = (

@@ -25,6 +25,8 @@ class Presence:
     def __init__(self, path: str) -> None:
         self._fd = os.open(f"{path}-owners", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._users = 0
+        self.released: set[int] = set()
+        """Rows that are this process's in the file alone."""
         while True:
             self.owner = secrets.randbits(48)
             if _lock(self._fd, self.owner):

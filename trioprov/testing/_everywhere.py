@@ -1,4 +1,4 @@
-"""Cancel a scenario at every step of the scheduler, and ask the server afterwards what is alive."""
+"""Cancel a scenario at every point that it has, and ask the server afterwards what is alive."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, overload
 
 import trio
 import trio.testing
@@ -21,7 +21,7 @@ from ._emulator import Emulator, open_emulator
 from ._emulator import _service_class as service_class  # pyright: ignore[reportPrivateUsage] - the same room
 from ._memory import MemoryNetwork
 from ._service import Service
-from ._strike import WAYS, Steps, same_order
+from ._strike import WAYS, Points, same_order
 
 P = TypeVar("P")
 
@@ -40,8 +40,8 @@ class Leftover:
 
     Attributes:
         how: what was delivered.
-        point: at which step.
-        where: the task whose step it was, and where in it.
+        point: at which point; 0: nothing was, it is so anyway.
+        where: what was about to happen there: a task's step, and where in it; or nothing.
         what: the conversation, the task, the warning or the error.
     """
 
@@ -51,7 +51,7 @@ class Leftover:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.how} at step {self.point} ({self.where}): {self.what}"
+        return f"{self.how} at point {self.point} ({self.where}): {self.what}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class EverywhereReport:
     """What came of all the runs; reports can be added up.
 
     Attributes:
-        points: how many instants were tried: each step, in each of the ways.
+        points: how many were tried: each one, in each of the ways.
         orphans: conversations that were left on a server.
         problems: whatever else was left or went wrong: generations that go on, connections, tasks, warnings, errors.
     """
@@ -127,12 +127,13 @@ async def cancel_everywhere(
     seed: int = 0,
     **script: Any,
 ) -> EverywhereReport:
-    """Run a scenario again and again, struck at each step of the scheduler in turn, and see what it leaves behind.
+    """Run a scenario again and again, struck at each of its points in turn, and see what it leaves behind.
 
-    Every run has a trio, an emulator and a client of its own, in a worker thread. Emulator and scenario speak over
-    sockets in memory, the time is virtual, and the order of tasks is fixed, so that a step is the same one in every
-    run, and delays cost nothing. All steps count, from opening the client to having left it: the scenario's, the
-    library's, and those of the server between them.
+    A point is a step of the scheduler, or a moment in which every task waits. All of them count, from opening the
+    client to having left it: the scenario's, the library's, and those of the server between them. Every run has a
+    trio, an emulator and a client of its own, in a worker thread. Scenario and emulator speak over sockets in memory,
+    the time is virtual, and the order of tasks is fixed, so that a point is the same one in every run, and delays cost
+    nothing.
 
     Args:
         scenario: what to run: ``async def scenario(provider, client)``. It should use what it is given, connect to
@@ -140,9 +141,9 @@ async def cancel_everywhere(
         provider_class: as for `open_emulator`; or a list of them, and the scenario gets a tuple of providers.
         how: ``cancel``: the scope around scenario and client is cancelled. ``exception``: the scenario's task raises,
             out of what it waits for then. ``crash``: a task in the same nursery does.
-        at: only these steps, to look at what a report told.
-        sockets: over loopback sockets, with the emulator in another thread and in real time, instead. Then, the steps
-            of two runs are not exactly the same, nor are the server's counted.
+        at: only these points, to look at what a report told.
+        sockets: over loopback sockets, with the emulator in another thread and in real time, instead. Then, two runs
+            need not have the same points, and the server's are not counted.
         kept: the ids of conversations that are to stay. The scenario may add to it while it runs; one that was added
             and is gone is a problem.
         seed: picks the order in which tasks that are ready at the same time are taken.
@@ -153,7 +154,7 @@ async def cancel_everywhere(
         Exception: whatever the scenario raises when it is not disturbed.
     """
     several = not callable(provider_class)
-    classes = [cast("Callable[..., Any]", one) for one in (provider_class if several else [provider_class])]
+    classes = list(provider_class) if several else [provider_class]
     services = [service_class(one) for one in classes]
     scripts = [service.script_class(**script) for service in services]
     report = EverywhereReport()
@@ -162,7 +163,7 @@ async def cancel_everywhere(
         if sockets:
             running = [await stack.enter_async_context(open_emulator(one, **script)) for one in classes]
 
-        async def run(way: How, step: int) -> _Run:
+        async def run(way: How, point: int) -> _Run:
             emulators = running
             served: list[Service] = []
             if emulators is None:
@@ -174,7 +175,7 @@ async def cancel_everywhere(
                 ]
             providers = tuple(emulator.provider for emulator in emulators)
             body = partial(_with_client, scenario, providers if several else providers[0])
-            one_run = _Run(body, emulators, served, way, step, kept)
+            one_run = _Run(body, emulators, served, way, point, kept)
             await trio.to_thread.run_sync(one_run.run, seed)
             return one_run
 
@@ -183,9 +184,9 @@ async def cancel_everywhere(
             raise undisturbed.error
         report += undisturbed.report()
         for way in how:
-            for step in itertools.count(1) if at is None else at:
-                done = await run(way, step)
-                if not done.steps.where:
+            for point in itertools.count(1) if at is None else at:
+                done = await run(way, point)
+                if not done.points.where:
                     break
                 report += done.report()
     return report
@@ -204,7 +205,7 @@ class _Run:
         emulators: whom to ask.
         served: those of them that this run has to serve.
         how: what is delivered.
-        at: at which step.
+        at: at which point; 0: never.
         kept: ids that are to stay.
     """
 
@@ -217,7 +218,7 @@ class _Run:
         at: int,
         kept: Collection[str | None],
     ) -> None:
-        self.steps = Steps(at)
+        self.points = Points(at)
         self.error: Exception | None = None
         self._body = body
         self._emulators = emulators
@@ -230,7 +231,7 @@ class _Run:
 
     def report(self) -> EverywhereReport:
         def leftovers(found: Iterable[str]) -> tuple[Leftover, ...]:
-            return tuple(Leftover(self._how, self._at, self.steps.where or "undisturbed", what) for what in found)
+            return tuple(Leftover(self._how, self._at, self.points.where or "undisturbed", what) for what in found)
 
         return EverywhereReport(1 if self._at else 0, leftovers(self._orphans), leftovers(self._problems))
 
@@ -238,8 +239,7 @@ class _Run:
         """Run, in a thread that has no trio."""
         clock = trio.testing.MockClock(autojump_threshold=0) if self._served else None
         with _alone, same_order(seed), self._overheard():
-            trio.run(self._main, clock=clock, instruments=[self.steps])
-            gc.collect(1)  # what is left to the collector should warn here, and not in the next run
+            trio.run(self._main, clock=clock)
 
     async def _main(self) -> None:
         network = MemoryNetwork()
@@ -252,52 +252,69 @@ class _Run:
             alive = {id for emulator in self._emulators for id in emulator.conversations}
             kept = set(self._kept)
             try:
-                await WAYS[self._how](self._body, self.steps)
+                await WAYS[self._how](self._body, self.points)
             except Exception as error:
                 self.error = error
                 self._problems.append(f"it raised {error!r}")
-            await self._settled(lambda: set(_tasks(servers)) <= others)
-            self._problems += [f"a task goes on: {task.name}" for task in set(_tasks(servers)) - others]
-            await self._ask(alive, set(self._kept) - kept)
+            await self._ask(alive, set(self._kept) - kept, lambda: set(_tasks(servers)) - others)
             servers.cancel_scope.cancel()
 
-    async def _ask(self, before: set[str], kept: set[str | None]) -> None:
-        """What is alive on the servers."""
-        now = {id: emulator for emulator in self._emulators for id in emulator.conversations}
-        for id in now.keys() - before - set(self._kept):
-            self._orphans.append(f"conversation {id} on {now[id].name}")
-        self._problems += [f"conversation {id} was kept, and is gone" for id in kept - now.keys()]
+    async def _ask(self, before: set[str], kept: set[str | None], tasks: Callable[[], set[trio.lowlevel.Task]]) -> None:
+        """What is left: of the conversations, but those from ``before``, and of the tasks."""
+
+        def alive() -> dict[str, str]:
+            found = {id: emulator.name for emulator in self._emulators for id in emulator.conversations}
+            return {id: name for id, name in found.items() if id not in before}
+
+        at_once = alive()
+        gc.collect(1)  # a handle that was dropped closes now
+        await trio.testing.wait_all_tasks_blocked()
+        await _patience(lambda: not tasks())
+        self._problems += [f"a task goes on: {task.name}" for task in tasks()]
+        in_the_end = alive()
+        for id, name in at_once.items() | in_the_end.items():
+            if id in in_the_end and id not in self._kept:
+                self._orphans.append(f"conversation {id} on {name}")
+            elif id not in in_the_end:
+                self._problems.append(f"conversation {id} on {name} was deleted after the client had been left")
+        self._problems += [f"conversation {id} was kept, and is gone" for id in kept - in_the_end.keys()]
         for emulator in self._emulators:
             if emulator.worker_crashes:
                 self._problems.append(f"{emulator.name}: a worker was broken")
-            await self._settled(lambda emulator=emulator: not emulator.connections and not emulator.generating)
+            await _patience(lambda emulator=emulator: not emulator.connections and not emulator.generating)
             if emulator.generating:
                 self._problems.append(f"{emulator.name} goes on generating")
             if emulator.connections:
                 self._problems.append(f"{emulator.connections} connections to {emulator.name} are open")
             self._problems += [f"the emulator of {emulator.name} failed: {error!r}" for error in emulator.errors]
 
-    async def _settled(self, done: Callable[[], bool]) -> None:
-        """Wait until it is so, but not for ever."""
-        gc.collect(1)  # a handle that was dropped closes when the collector sees it
-        await trio.testing.wait_all_tasks_blocked()
-        with trio.move_on_after(_PATIENCE):
-            while not done():
-                await trio.sleep(0.01)
-
     @contextmanager
     def _overheard(self) -> Generator[None]:
-        """Hear warnings and what is logged as an error."""
+        """Hear warnings and what is logged as an error; what is left to the collector warns here, not by chance."""
         handler = _Listener(self._problems)
         logger = logging.getLogger("trioprov")
         logger.addHandler(handler)
+        collects = gc.isenabled()
+        gc.disable()
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 yield
+                gc.collect(1)
         finally:
             logger.removeHandler(handler)
+            if collects:
+                gc.enable()
         self._problems += [f"{one.category.__name__}: {one.message}" for one in caught]
+
+
+async def _patience(done: Callable[[], bool]) -> None:
+    """Wait until it is so, but not for ever."""
+    pause = 0.01
+    with trio.move_on_after(_PATIENCE):
+        while not done():
+            await trio.sleep(pause)
+            pause = min(pause * 2, 1)
 
 
 class _Listener(logging.Handler):

@@ -1,8 +1,8 @@
 """A network in memory, for one `trio.run`: what connects by trio's sockets reaches an emulator without the kernel.
 
 It stands where trio lets a test put its own sockets (`trio.socket.set_custom_socket_factory`), so everything above
-them is the real thing: `trio.open_tcp_stream`, the HTTP library and its pools. Bytes arrive at once, in no time of any
-clock, and each operation passes the same checkpoints as on a real socket.
+them is the real thing: `trio.open_tcp_stream`, the HTTP library and its pools. Connecting takes a moment of the run's
+clock, bytes arrive at once, and each operation passes the same checkpoints as on a real socket.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 _CAPACITY = 65536
+_CONNECTING = 0.001  # seconds; without it, nothing at all would ever come later than anything else
 
 
 class MemoryNetwork(trio.abc.SocketFactory):
@@ -29,7 +30,10 @@ class MemoryNetwork(trio.abc.SocketFactory):
         self.servers: dict[int, Callable[[trio.SocketStream], None]] = {}
 
     def socket(
-        self, family: socket.AddressFamily | int, type: socket.SocketKind | int, proto: int
+        self,
+        family: socket.AddressFamily | int = socket.AF_INET,
+        type: socket.SocketKind | int = socket.SOCK_STREAM,
+        proto: int = 0,
     ) -> trio.socket.SocketType:
         """A new socket, to be connected."""
         return MemorySocket(self)
@@ -64,9 +68,10 @@ class MemorySocket(trio.socket.SocketType):
         self._closed = False
         self._abortive = False
 
-    family = property(lambda _: socket.AF_INET)
-    type = property(lambda _: socket.SOCK_STREAM)
-    proto = property(lambda _: 0)
+    @property
+    def type(self) -> socket.SocketKind:
+        """A stream, whatever was asked for."""
+        return socket.SOCK_STREAM
 
     @property
     def did_shutdown_SHUT_WR(self) -> bool:
@@ -84,7 +89,7 @@ class MemorySocket(trio.socket.SocketType):
         self._incoming, self._outgoing = other._outgoing, other._incoming
         serve(trio.SocketStream(other))
         try:
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(_CONNECTING)
         except BaseException:
             self.close()
             raise
@@ -157,16 +162,6 @@ class MemorySocket(trio.socket.SocketType):
     def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None) -> None:
         """Ignored, but for the option with which a close resets the connection."""
         self._abortive = self._abortive or (level, optname) == (socket.SOL_SOCKET, socket.SO_LINGER)
-
-    def getsockopt(self, level: int, optname: int, buflen: int | None = None) -> int:
-        """Nothing is set."""
-        return 0
-
-    def getsockname(self) -> tuple[str, int]:
-        """No address in particular."""
-        return "127.0.0.1", 0
-
-    getpeername = getsockname
 
 
 def _error(number: int) -> OSError:

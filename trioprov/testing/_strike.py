@@ -1,4 +1,8 @@
-"""Strike a scenario at one step of the scheduler: by a cancellation, by an exception, by the crash of a sibling."""
+"""Strike a scenario at one point: by a cancellation, by an exception, by the crash of a sibling.
+
+A point is a step of the scheduler (some task is about to run), or a moment in which every task waits. Between two
+points nothing happens that a task could notice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 import random
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, cast
 from unittest import mock
 
@@ -23,54 +27,60 @@ class Struck(Exception):
     """What is raised in the scenario, or beside it."""
 
 
-class Steps(trio.abc.Instrument):
-    """Counts the scheduler's steps while a scenario runs, and strikes at one of them.
+class Points(trio.abc.Instrument):
+    """Counts the points while a scenario runs, and strikes at one of them.
 
     Args:
         at: at which; the first one is 1.
 
     Attributes:
-        count: how many there were.
-        where: the task whose step it was, and where in it; empty until it was reached.
+        where: what was about to happen there; empty until it was reached.
     """
 
     def __init__(self, at: int) -> None:
-        self.count = 0
         self.where = ""
-        self.rescheduled: Callable[[trio.lowlevel.Task], None] | None = None
-        self._at = at
-        self._strike: Callable[[], object] | None = None
+        self._left = at
+        self._strike: Callable[[], object] = lambda: None
 
     @contextmanager
     def counted(self, strike: Callable[[], object]) -> Generator[None]:
-        """Count what happens inside, and call ``strike`` before the step that was asked for."""
+        """Count what happens inside, and call ``strike`` at the point that was asked for."""
         self._strike = strike
+        trio.lowlevel.add_instrument(self)
         try:
             yield
         finally:
-            self._strike = None
+            with suppress(KeyError):
+                trio.lowlevel.remove_instrument(self)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Whatever a scenario's task does, it does in steps; so do the library's, and the server's in between."""
-        if self._strike is not None:
-            self.count += 1
-            if self.count == self._at:
-                self.where = _place(task)
-                self._strike()
+        """Somebody runs next: the scenario, the library, or, in memory, the server."""
+        self._left -= 1
+        if not self._left:
+            self._reached(_place(task))
+            self._strike()
 
-    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        """Its wait is over."""
-        if self.rescheduled is not None:
-            self.rescheduled(task)
+    def before_io_wait(self, timeout: float) -> None:
+        """Perhaps nobody does."""
+        if not trio.lowlevel.current_statistics().tasks_runnable:
+            self._left -= 1
+            if not self._left:
+                self._reached("while everybody waits")
+                # This wait has its timeout already, so it has to be woken.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._strike)
+
+    def _reached(self, where: str) -> None:
+        self.where = where
+        trio.lowlevel.remove_instrument(self)
 
 
-async def cancel(body: Body, steps: Steps) -> None:
+async def cancel(body: Body, points: Points) -> None:
     """Cancel the scope that the scenario is in."""
-    with trio.CancelScope() as scope, steps.counted(scope.cancel):
+    with trio.CancelScope() as scope, points.counted(scope.cancel):
         await body()
 
 
-async def crash(body: Body, steps: Steps) -> None:
+async def crash(body: Body, points: Points) -> None:
     """Let a task crash that is in one nursery with the scenario's; it does at its next step."""
     crashing = trio.Event()
 
@@ -79,7 +89,7 @@ async def crash(body: Body, steps: Steps) -> None:
         raise Struck
 
     async def scenario() -> None:
-        with steps.counted(crashing.set):
+        with points.counted(crashing.set):
             await body()
         nursery.cancel_scope.cancel()
 
@@ -91,7 +101,7 @@ async def crash(body: Body, steps: Steps) -> None:
         pass
 
 
-async def throw(body: Body, steps: Steps) -> None:
+async def throw(body: Body, points: Points) -> None:
     """Raise an exception out of whatever the scenario's own task waits for: there, or where it does next.
 
     Not inside a shield, and from a nursery's wait for its children the way Ctrl-C comes: what nobody can interrupt is
@@ -99,18 +109,18 @@ async def throw(body: Body, steps: Steps) -> None:
     """
     with trio.CancelScope() as scope:
         thrower = _Thrower(scope)
-        steps.rescheduled = thrower.rescheduled
+        trio.lowlevel.add_instrument(thrower)
         try:
-            with steps.counted(thrower.strike):
+            with points.counted(thrower.strike):
                 await thrower.drive(body())
         except* Struck:
             pass
 
 
-WAYS: Mapping[str, Callable[[Body, Steps], Awaitable[None]]] = {"cancel": cancel, "exception": throw, "crash": crash}
+WAYS: Mapping[str, Callable[[Body, Points], Awaitable[None]]] = {"cancel": cancel, "exception": throw, "crash": crash}
 
 
-class _Thrower:
+class _Thrower(trio.abc.Instrument):
     """Drives a coroutine, and can have what it waits for raise.
 
     Args:
@@ -128,7 +138,8 @@ class _Thrower:
         if self._interrupted():
             trio.lowlevel.reschedule(self._task, outcome.Error(Struck()))
 
-    def rescheduled(self, task: trio.lowlevel.Task) -> None:
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Its wait is over."""
         if task is self._task:
             self._abort = None
 
