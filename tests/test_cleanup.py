@@ -393,7 +393,8 @@ async def test_create_timeout_bounds_a_create_that_nobody_waits_for_any_more(ser
             begun = trio.current_time()
             with trio.move_on_after(0.2):
                 await trioprov.ask(QUESTION, emulator.provider, client=client)
-        assert 0.4 < trio.current_time() - begun < 2
+        # H2o's is deleted once more after a while, since the server may still have been at it.
+        assert 0.4 < trio.current_time() - begun < (5 if service is H2o else 2)
         assert_no_orphans(emulator)
         if service is H2o:
             assert steps(emulator)[-1] == "delete_all"

@@ -25,6 +25,7 @@ FLOORS = [
     {"_line"},
     {"_turn"},
     {"_owner"},
+    {"_exits"},
     {"_session"},
     {"_lane"},
     {"_fanout"},

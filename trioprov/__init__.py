@@ -13,7 +13,7 @@ The map of the house, from the ground up; imports only go down:
 - ``_reply``: the same being read
 - ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
 - ``_owner``: the task that owns one conversation
-- ``_session``: its handle
+- ``_exits``: what leaving a block comes to; ``_session``: a conversation's handle
 - ``_lane``: a session for one question; ``_fanout``: many of those
 - ``testing``: emulators of the services
 - ``cli``: the command line

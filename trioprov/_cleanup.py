@@ -27,6 +27,9 @@ log = logging.getLogger("trioprov")
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 2.0
 
+CREATE_TAKES = 5.0
+"""How long a server may go on with a create whose client has gone away, in seconds."""
+
 
 def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> Exception:
     """The error, and its causes, without any credential that a server may have echoed into it."""
@@ -70,23 +73,30 @@ async def settle(
     transport: Transport,
     deadline: Callable[[], float],
     budget: float,
+    young: float = 0.0,
 ) -> CleanupReport:
     """Run ``flow`` until the service confirms, refuses for good, or the deadline passes; the caller shields it.
 
-    Retried: broken connections, answers that are no answers,
-    429 and 5xx. One try gets at most half of what is left, so that a connection that died silently is not all there is.
-    Waiting for a cleanup connection does not count: ``deadline`` is asked for when there is one.
+    Retried: broken connections, answers that are no answers, 429 and 5xx. One try gets at most half of what is left, so
+    that a connection that died silently is not all there is. Waiting for a cleanup connection does not count:
+    ``deadline`` is asked for when there is one.
 
     Args:
         flow: `Provider.close` or `Provider.recover`.
         deadline: gives the time, on trio's clock, by which this must end.
         budget: the whole cleanup budget, in seconds.
+        young: for how many seconds the server may still be creating what is to be deleted; then it is done once more.
 
     Returns:
         A report whose outcome is the flow's; ``owed`` if it never came to one.
     """
     async with transport.cleanup_slot(provider):
-        return await _settle(provider, conversation, flow, transport, deadline(), budget)
+        until = deadline()
+        report = await _settle(provider, conversation, flow, transport, until, budget)
+        if young > 0 and report.outcome == "deleted":
+            await trio.sleep(min(young, max(0.0, (until - trio.current_time()) / 2)))
+            report = await _settle(provider, conversation, flow, transport, until, budget)
+        return report
 
 
 async def _settle(

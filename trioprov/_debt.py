@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from ._cleanup import cleaned, reason, settle
+from ._cleanup import CREATE_TAKES, cleaned, reason, settle
 from ._conversation import Conversation
 from ._errors import (
     JournalError,
@@ -64,6 +64,8 @@ class Debt:
         # Creates that may have happened: the last one, whose id may still become known, and those before it.
         self._doubtful = False
         self._lost = False
+        self._create_begun = -math.inf
+        self._unanswered = False
 
     def remember(self, conversation: Conversation) -> None:
         """What is known of it changes; an id says what the last create made."""
@@ -102,6 +104,7 @@ class Debt:
         if self._row is not None and self.uncertain:
             await self._leave_row("the answer to a create was lost")
         self._lost, self._doubtful = self.uncertain, False
+        self._create_begun = trio.current_time()
         if self._ledger is not None and not self._kept and self._row is None:
             seconds = self.provider.expires_after
             expires = None if seconds is None else time.time() + seconds
@@ -163,13 +166,14 @@ class Debt:
         """The create under way may never be heard of."""
         self._doubtful = True
 
-    def create_ended(self, *, sent: bool, status: int | None) -> None:
+    def create_ended(self, *, sent: bool, status: int | None, broke: bool = False) -> None:
         """A create was answered (or not: ``status`` is `None`): without an id, it may have happened all the same.
 
         A redirection or a 4xx created nothing, and what was never sent neither; a 5xx may come from a gateway that
         lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done: it is believed
         where doubting it could not help.
         """
+        self._unanswered = sent and status is None and not broke
         if self.conversation.id is None and sent:
             refused = status is not None and (300 <= status < 500 or (status == 503 and not self._recoverable()))
             self._doubtful = not refused
@@ -212,7 +216,15 @@ class Debt:
 
         self.until = math.inf
         reports = [
-            await settle(self.provider, self.conversation, flow, transport=transport, deadline=deadline, budget=budget)
+            await settle(
+                self.provider,
+                self.conversation,
+                flow,
+                transport=transport,
+                deadline=deadline,
+                budget=budget,
+                young=self._young() if flow == self.provider.recover else 0.0,
+            )
             for flow in flows
         ]
         report = self._dated(next((report for report in reports if report.outcome in FAILED), reports[0]))
@@ -227,6 +239,10 @@ class Debt:
             report.outcome,
             report.error,
         )
+
+    def _young(self) -> float:
+        """For how long the server may still be at a create that it never answered."""
+        return self._create_begun + CREATE_TAKES - trio.current_time() if self._unanswered else 0.0
 
     def _recoverable(self) -> bool:
         """Whether the service has a way to delete what a create made whose answer was lost."""

@@ -12,10 +12,11 @@ import trio
 from ._broadcast import Broadcast
 from ._client import Client, Gate, private_client
 from ._events import Event
+from ._exits import waits
 from ._outcomes import CleanupReport
 from ._owner import Owner
 from ._reply import Reply
-from ._session import Session, waits
+from ._session import Session
 from ._transcript import Answer, Deadlines, Transcript
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages

@@ -11,6 +11,7 @@ import trio
 from . import _flow
 from ._client import Client
 from ._debt import Debt
+from ._errors import TrioprovError
 from ._transport import Exchange
 from .providers import Request, Response, Steps, Stream
 
@@ -135,11 +136,15 @@ class Line:
     @contextmanager
     def _saying(self, request: Request) -> Generator[None]:
         self._request, self._exchange, self._status = request, Exchange(), None
+        broke = False
         try:
             yield
+        except TrioprovError:
+            broke = True
+            raise
         finally:
             if request.creates:
-                self._debt.create_ended(sent=self._exchange.sent, status=self._status)
+                self._debt.create_ended(sent=self._exchange.sent, status=self._status, broke=broke)
             self._request = None
 
     async def send_cleanup(self, request: Request) -> Response:

@@ -6,13 +6,14 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._client import Client, private_client
 from ._conversation import Conversation
 from ._errors import CleanupFailed, another
+from ._exits import cleanup_failed, waits
 from ._outcomes import FAILED, CleanupReport
 from ._owner import Owner
 from ._reply import Reply
@@ -123,15 +124,6 @@ class Session:
         return f"<Session with {self.provider.name}: {state}>"
 
 
-def cleanup_failed(provider: Provider, report: CleanupReport) -> CleanupFailed:
-    """The error that says what may still be on the server; its cause is the last attempt's."""
-    until = f"; it expires at {report.expires_at:%Y-%m-%d %H:%M} UTC" if report.expires_at else ""
-    why = f": {report.error}" if report.error else ""
-    error = CleanupFailed(f"a conversation may still be on {provider.label} ({report.outcome}{until}){why}", report)
-    error.__cause__ = report.error
-    return error
-
-
 def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> None:
     # A collection may run in any thread, and in a forked child, where neither the loop nor the debt is ours.
     if os.getpid() == pid and not owner.closing:
@@ -187,18 +179,6 @@ def asked(
     turn = Turn(transcript, messages, options)
     owner.submit(turn)
     return Reply(owner.provider, session, transcript), turn
-
-
-def waits(owner: Owner, exc: BaseException | None) -> bool:
-    """Whether leaving a block waits for the cleanup: only a cancellation does not, if a client sees to it."""
-    return owner.client.private or not is_cancellation(exc)
-
-
-def is_cancellation(exc: BaseException | None) -> bool:
-    """Whether a block is being left because of a cancellation and nothing else."""
-    if isinstance(exc, BaseExceptionGroup):
-        return all(is_cancellation(one) for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions)
-    return isinstance(exc, trio.Cancelled)
 
 
 def new_owner(

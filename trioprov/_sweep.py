@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ._cleanup import reason, settle
+from ._cleanup import CREATE_TAKES, reason, settle
 from ._journal import Journal, Ledger, Row
 from ._outcomes import FAILED, CleanupReport
 from ._transport import Transport
@@ -24,9 +24,6 @@ _AT_ONCE = 16
 
 # How long a cancelled sweep may wait for somebody else's lock, to say that it is over, in seconds.
 _RELEASE = 1.0
-
-# How long a server may work on a create whose client has died, in seconds.
-_CREATE_TAKES = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,24 +130,18 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
         return CleanupReport(outcome="owed", error=exc)
     # Whoever has the same access speaks as whoever created it, so "not found" means gone.
     conversation = row.conversation.replace(credential=provider.credential(row.conversation))
-    flow = provider.recover if conversation.id is None else provider.close
-
-    async def once() -> CleanupReport:
-        return await settle(
-            provider,
-            conversation,
-            flow,
-            transport=transport,
-            deadline=lambda: trio.current_time() + _BUDGET,
-            budget=_BUDGET,
-        )
-
-    report = await once()
-    young = row.created + _CREATE_TAKES - time.time()
-    if conversation.id is None and report.outcome == "deleted" and 0 < young <= _CREATE_TAKES:
-        # Its client died just now: the server may still be creating what was to be deleted.
-        await trio.sleep(young)
-        report = await once()
+    lost = conversation.id is None
+    # Its client may have died just now, with the server still at it.
+    young = min(row.created + CREATE_TAKES - time.time(), CREATE_TAKES) if lost else 0.0
+    report = await settle(
+        provider,
+        conversation,
+        provider.recover if lost else provider.close,
+        transport=transport,
+        deadline=lambda: trio.current_time() + _BUDGET + young,
+        budget=_BUDGET,
+        young=young,
+    )
     if report.outcome in FAILED:
         await ledger.leave(row.id, reason(report, provider, conversation))
     else:

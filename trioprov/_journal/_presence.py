@@ -35,6 +35,9 @@ class Presence:
     @classmethod
     def of(cls, path: Path) -> Presence:
         key = os.getpid(), os.path.realpath(path)
+        if key[1] in _inherited:
+            # SQLite keeps its own state of a file for each process, and does not notice a fork.
+            raise JournalError("it was open when this process was forked off; open it in a process of its own")
         with _presences_lock:
             found = _presences.get(key)
             if found is None:
@@ -91,13 +94,15 @@ def _lock(fd: int, byte: int, *, release: bool = False) -> bool:
 
 def _forget_parent() -> None:
     """In a forked child: what is locked is the parent's, and must not outlive it here."""
-    for presence in _presences.values():
+    for (_, path), presence in _presences.items():
         presence.close()
+        _inherited.add(path)
     _presences.clear()
 
 
 _presences: dict[tuple[int, str], Presence] = {}
 _presences_lock = threading.Lock()
+_inherited: set[str] = set()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parent)

@@ -49,6 +49,7 @@ class Exchange:
             self._handshaking = None
         # What opens a tunnel goes to the proxy; nothing of it reaches the server.
         if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            await trio.lowlevel.checkpoint_if_cancelled()  # else it would be, after this, and before a byte has left
             self.sent = True
 
     async def drop_handshake(self) -> None:
