@@ -1,7 +1,7 @@
 """The journal: who may read it, what is in it and for how long, and what happens when it cannot be written."""
 
 # What raises is the leaving of a block:
-# ruff: noqa: PT012, SIM117
+# ruff: noqa: SIM117
 # pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,13 @@ from trioprov.providers import Provider
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue, and who sees it green?"
-CREATE = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}
+CREATE: dict[type[Provider], str] = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}
 CHILD = Path(__file__).parent / "crash" / "child.py"
 NOBODY = 65534
+
+
+def _text(cookies: Any) -> dict[str, str]:
+    return dict(cookies)
 
 
 class Child:
@@ -99,7 +103,7 @@ def fields(emulator: Emulator[Any], **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def mounted(size: str) -> Iterator[Path]:
+def mounted(size: str) -> Generator[Path]:
     """A small file system of one's own."""
     place = Path(f"/tmp/trioprov-{uuid.uuid4().hex}")
     place.mkdir()
@@ -258,7 +262,7 @@ def found(secrets: dict[str, str], data: bytes) -> list[str]:
 async def test_nothing_of_the_users_is_ever_in_a_journal(service: type[Provider], tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(service) as emulator, proxied(emulator) as proxy:
-        secrets = {**SECRETS, "question": QUESTION, "port": f":{proxy}", **dict(emulator.provider.cookies)}
+        secrets = {**SECRETS, "question": QUESTION, "port": f":{proxy}", **_text(emulator.provider.cookies)}
         async with trioprov.open_client(journal=path) as client:
             async with trioprov.open_session(brought(service, emulator, proxy), client=client) as session:
                 await said(session)
@@ -357,7 +361,11 @@ async def test_the_intent_is_in_the_journal_before_the_create_leaves(service: ty
             written[f"{request.method} {request.url.path}"] = len(rows(path))
             return await super().handle_async_request(request)
 
-    creates = {H2o: "POST /conversation", OpenAssistant: "POST /api/chat", AllenAI: "POST /v4/message/stream"}
+    creates: dict[type[Provider], str] = {
+        H2o: "POST /conversation",
+        OpenAssistant: "POST /api/chat",
+        AllenAI: "POST /v4/message/stream",
+    }
     async with open_emulator(service) as emulator:
         async with trioprov.open_client(journal=path, transport=Watching()) as client:
             async with trioprov.open_session(emulator.provider, client=client) as session:
@@ -475,10 +483,9 @@ async def test_a_create_that_is_broken_off_as_it_is_about_to_leave_is_no_debt(
     monkeypatch.setattr(Exchange, "trace", traced)
     async with open_emulator(service) as emulator:
         async with trioprov.open_client(journal=path) as client:
-            with pytest.raises((trioprov.TrioprovError, trio.ClosedResourceError)) if service is AllenAI else nullcontext():
-                async with trioprov.open_session(emulator.provider, client=client) as session:
-                    with suppress(trioprov.TrioprovError, trio.ClosedResourceError):
-                        await said(session)
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                with suppress(trioprov.TrioprovError, trio.ClosedResourceError):
+                    await said(session)
         if CREATE[service] not in steps(emulator):
             assert rows(path) == []
             assert session.cleanup is None or session.cleanup.outcome == "nothing_owed"
@@ -705,7 +712,7 @@ async def test_a_session_that_could_not_write_its_debt_down_can_be_asked_again()
 def test_a_disk_that_is_full_from_the_start_is_said_so() -> None:
     with mounted("64k") as place:
         fill(place)
-        with pytest.raises(JournalError, match="full|No space|disk"):
+        with pytest.raises(JournalError, match=r"full|No space|disk"):
             Journal(place / "owed.db").entries()
 
 
@@ -918,7 +925,9 @@ async def test_a_journal_that_is_opened_twice_in_one_process_loses_nothing(tmp_p
             assert await other.do("go") == []
         async with trioprov.open_session(emulator.provider, client=client):
             assert path.with_name("owed.db-wal").exists()
-            script = f"import sqlite3; print(sqlite3.connect({str(path)!r}).execute('select count(*) from debt').fetchone())"
+            script = (
+                f"import sqlite3; print(sqlite3.connect({str(path)!r}).execute('select count(*) from debt').fetchone())"
+            )
             seen = await trio.run_process([sys.executable, "-c", script], capture_stdout=True)
             assert seen.stdout.strip() == b"(1,)"
 
@@ -992,7 +1001,7 @@ async def test_a_forked_child_that_outlives_its_parent_does_not_feign_its_life(t
 
 @pytest.mark.parametrize("durable", [False, True])
 async def test_what_a_row_costs_is_measured(tmp_path: Path, durable: bool) -> None:
-    rounds = 1000
+    rounds = 200 if durable else 2000
     path = Path(os.environ.get("TRIOPROV_JOURNAL_DIRECTORY", tmp_path)) / f"{uuid.uuid4().hex}.db"
     conversation = H2o().new_conversation().replace(identity={"hf-chat": str(uuid.uuid4())})
     bound = conversation.replace(id="0" * 24)

@@ -13,7 +13,7 @@ from trioprov.testing import open_emulator
 
 async def cancelled_at_once(sessions: int) -> float:
     """Open so many, cancel all in one instant; returns CPU seconds from then until all is settled."""
-    started = 0
+    started, begun = 0, 0.0
     async with open_emulator(H2o, tokens=["a"] * 100, token_delay=1.0) as emulator:
 
         async def one(client: trioprov.Client) -> None:

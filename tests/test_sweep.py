@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import math
 import signal
@@ -19,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ from trioprov.providers import Provider
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
-CREATE = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}
+CREATE: dict[type[Provider], str] = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}
 CHILD = Path(__file__).parent / "crash" / "child.py"
 COOKIE = "next-auth.session-token"
 NOTHING = SweepReport()
@@ -337,7 +338,7 @@ def wrong(cls: type[Provider], emulator: Emulator[Any], how: str, mine: dict[str
         "proxy": {**mine, "proxy": "http://127.0.0.1:9"},
         "server": {**mine, "base_url": "http://127.0.0.1:9"},
     }
-    return [] if how == "nobody" else [cls(**{"base_url": emulator.url, **others[how]})]
+    return [] if how == "nobody" else [cls(**cast("dict[str, Any]", {"base_url": emulator.url, **others[how]}))]
 
 
 @pytest.mark.parametrize(
@@ -511,7 +512,11 @@ async def test_a_provider_that_cannot_be_made_stops_nobody(
 async def test_a_provider_that_cannot_be_imported_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "owed.db"
     entry_point = importlib.metadata.EntryPoint("broken", "no_such_module:Nobody", "trioprov.providers")
-    monkeypatch.setattr(type(trioprov.PROVIDERS), "_others", lambda self: {"broken": entry_point})
+
+    def others(_: object) -> dict[str, importlib.metadata.EntryPoint]:
+        return {"broken": entry_point}
+
+    monkeypatch.setattr(type(trioprov.PROVIDERS), "_others", others)
     async with open_emulator(H2o) as emulator:
         await crashed(path, emulator, 3)
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -554,7 +559,7 @@ async def test_backoff_grows_and_has_an_end(tmp_path: Path) -> None:
                 pauses.append(db.execute("SELECT due FROM debt").fetchone()[0] - time.time())
         assert 10 < pauses[0] < 300
         assert pauses[3] > 1.5 * pauses[0]
-        assert all(later > before - 1 for before, later in zip(pauses, pauses[1:], strict=False))
+        assert all(later > before - 1 for before, later in itertools.pairwise(pauses))
         assert pauses[-1] <= 24 * 3600
 
 
@@ -823,7 +828,10 @@ async def test_a_lost_debt_is_an_error_even_with_a_journal(tmp_path: Path) -> No
 @pytest.mark.parametrize("company", ["alone", "with a client open"])
 async def test_a_cancelled_sweep_leaves_its_rows_to_the_next(tmp_path: Path, company: str) -> None:
     path = tmp_path / "owed.db"
-    async with open_emulator(H2o, faults=[Fault(on="delete", hang=True, times=16)]) as emulator, AsyncExitStack() as stack:
+    async with (
+        open_emulator(H2o, faults=[Fault(on="delete", hang=True, times=16)]) as emulator,
+        AsyncExitStack() as stack,
+    ):
         await crashed(path, emulator, 30, asked=False)
         if company != "alone":
             age(path, -7200)  # not to be swept by the client

@@ -35,9 +35,12 @@ async def live(provider: Provider, journal: str, chance: random.Random) -> None:
 
 async def warm() -> None:
     """Much is imported by the first session of a process; a child has a fraction of a second to live."""
-    async with trioprov.testing.open_emulator(trioprov.H2o) as emulator:
-        async with trioprov.open_session(emulator.provider) as session, session.ask("Ready?") as reply:
-            await reply.wait()
+    async with (
+        trioprov.testing.open_emulator(trioprov.H2o) as emulator,
+        trioprov.open_session(emulator.provider) as session,
+        session.ask("Ready?") as reply,
+    ):
+        await reply.wait()
 
 
 def child(order: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 A room has one sentence: `_server` is HTTP on a trio stream; `_request` is one request, kept; `_script` is what an
 emulator is told; `_service` is what the services share; `_h2o` (on `_sveltekit` and `_tgi`), `_open_assistant` (on
 `_oasst_server` and `_oasst_worker`) and `_allenai` (on `_olmo_rules`) are the services; `_emulator` runs them;
-`_everywhere` strikes a scenario (by `_strike`) at every step, over a network in memory (`_memory`).
+`_everywhere` strikes a scenario at every point; `_once` is one of those runs, `_strike` how it is struck, `_memory` the
+network that it uses.
 """
 
 from __future__ import annotations

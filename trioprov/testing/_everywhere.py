@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import logging
-import threading
-import warnings
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 import trio
-import trio.testing
 
-from .._client import Client, open_client
+from .._client import Client
 from ._emulator import Emulator, open_emulator
 from ._emulator import _service_class as service_class  # pyright: ignore[reportPrivateUsage] - the same room
-from ._memory import MemoryNetwork
+from ._once import Once
 from ._service import Service
-from ._strike import WAYS, Points, same_order
 
 P = TypeVar("P")
 
+# Real seconds that one run may take; it takes milliseconds, or for ever.
+_LONGEST = 60.0
+
 How = Literal["cancel", "exception", "crash"]
-
-# Seconds in which everything must have ended after a scenario has; in memory they are virtual.
-_PATIENCE = 60.0
-
-# What a run does to the process (the order of trio's tasks, warnings, logging), only one may do at a time.
-_alone = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -133,14 +124,15 @@ async def cancel_everywhere(
     client to having left it: the scenario's, the library's, and those of the server between them. Every run has a
     trio, an emulator and a client of its own, in a worker thread. Scenario and emulator speak over sockets in memory,
     the time is virtual, and the order of tasks is fixed, so that a point is the same one in every run, and delays cost
-    nothing.
+    nothing. Do not call it under an autojump clock of your own.
 
     Args:
         scenario: what to run: ``async def scenario(provider, client)``. It should use what it is given, connect to
-            nothing else (there is nothing else, in memory), and leave nothing behind when it is not disturbed.
+            nothing else (there is nothing else, in memory), and wait for no thread (virtual time does not).
         provider_class: as for `open_emulator`; or a list of them, and the scenario gets a tuple of providers.
-        how: ``cancel``: the scope around scenario and client is cancelled. ``exception``: the scenario's task raises,
-            out of what it waits for then. ``crash``: a task in the same nursery does.
+        how: ``cancel``: the scope around the scenario is cancelled; the client stays open until nothing goes on any
+            more. ``exception``: the scenario's task raises, out of what it waits for then or next, through the client.
+            ``crash``: a task crashes that is in one nursery with that of scenario and client.
         at: only these points, to look at what a report told.
         sockets: over loopback sockets, with the emulator in another thread and in real time, instead. Then, two runs
             need not have the same points, and the server's are not counted.
@@ -151,6 +143,7 @@ async def cancel_everywhere(
 
     Raises:
         LookupError, TypeError: as from `open_emulator`.
+        RuntimeError: a run did not end within a minute of real time.
         Exception: whatever the scenario raises when it is not disturbed.
     """
     several = not callable(provider_class)
@@ -163,7 +156,7 @@ async def cancel_everywhere(
         if sockets:
             running = [await stack.enter_async_context(open_emulator(one, **script)) for one in classes]
 
-        async def run(way: How, point: int) -> _Run:
+        async def run(way: How, point: int) -> Once:
             emulators = running
             served: list[Service] = []
             if emulators is None:
@@ -174,177 +167,30 @@ async def cancel_everywhere(
                     for service, url, one in zip(served, urls, classes, strict=True)
                 ]
             providers = tuple(emulator.provider for emulator in emulators)
-            body = partial(_with_client, scenario, providers if several else providers[0])
-            one_run = _Run(body, emulators, served, way, point, kept)
-            await trio.to_thread.run_sync(one_run.run, seed)
+            given = partial(scenario, providers if several else providers[0])
+            one_run = Once(given, emulators, served, way, point, kept)
+            await trio.lowlevel.checkpoint()
+            with trio.move_on_after(_LONGEST, shield=True) as hung:
+                await trio.to_thread.run_sync(one_run.run, seed, abandon_on_cancel=True)
+            if hung.cancelled_caught:
+                raise RuntimeError(f"the scenario does not end: {way} at point {point} ({one_run.points.where})")
             return one_run
 
         undisturbed = await run("cancel", 0)
         if undisturbed.error is not None:
             raise undisturbed.error
-        report += undisturbed.report()
+        report += _report(undisturbed, "cancel", 0)
         for way in how:
             for point in itertools.count(1) if at is None else at:
                 done = await run(way, point)
                 if not done.points.where:
                     break
-                report += done.report()
+                report += _report(done, way, point)
     return report
 
 
-async def _with_client(scenario: Callable[[Any, Client], Awaitable[object]], providers: Any) -> None:
-    async with open_client() as client:
-        await scenario(providers, client)
+def _report(done: Once, how: How, point: int) -> EverywhereReport:
+    def leftovers(found: Iterable[str]) -> tuple[Leftover, ...]:
+        return tuple(Leftover(how, point, done.points.where or "undisturbed", what) for what in found)
 
-
-class _Run:
-    """One run of a scenario.
-
-    Args:
-        body: the scenario.
-        emulators: whom to ask.
-        served: those of them that this run has to serve.
-        how: what is delivered.
-        at: at which point; 0: never.
-        kept: ids that are to stay.
-    """
-
-    def __init__(
-        self,
-        body: Callable[[], Any],
-        emulators: Sequence[Emulator[Any]],
-        served: Sequence[Service],
-        how: How,
-        at: int,
-        kept: Collection[str | None],
-    ) -> None:
-        self.points = Points(at)
-        self.error: Exception | None = None
-        self._body = body
-        self._emulators = emulators
-        self._served = served
-        self._how: How = how
-        self._at = at
-        self._kept = kept
-        self._orphans: list[str] = []
-        self._problems: list[str] = []
-
-    def report(self) -> EverywhereReport:
-        def leftovers(found: Iterable[str]) -> tuple[Leftover, ...]:
-            return tuple(Leftover(self._how, self._at, self.points.where or "undisturbed", what) for what in found)
-
-        return EverywhereReport(1 if self._at else 0, leftovers(self._orphans), leftovers(self._problems))
-
-    def run(self, seed: int) -> None:
-        """Run, in a thread that has no trio."""
-        clock = trio.testing.MockClock(autojump_threshold=0) if self._served else None
-        with _alone, same_order(seed), self._overheard():
-            trio.run(self._main, clock=clock)
-
-    async def _main(self) -> None:
-        network = MemoryNetwork()
-        if self._served:
-            trio.socket.set_custom_socket_factory(network)
-        async with trio.open_nursery() as servers:
-            for port, service in enumerate(self._served, 1):
-                network.servers[port] = await servers.start(_serve, service)
-            others = set(_tasks(servers))
-            alive = {id for emulator in self._emulators for id in emulator.conversations}
-            kept = set(self._kept)
-            try:
-                await WAYS[self._how](self._body, self.points)
-            except Exception as error:
-                self.error = error
-                self._problems.append(f"it raised {error!r}")
-            await self._ask(alive, set(self._kept) - kept, lambda: set(_tasks(servers)) - others)
-            servers.cancel_scope.cancel()
-
-    async def _ask(self, before: set[str], kept: set[str | None], tasks: Callable[[], set[trio.lowlevel.Task]]) -> None:
-        """What is left: of the conversations, but those from ``before``, and of the tasks."""
-
-        def alive() -> dict[str, str]:
-            found = {id: emulator.name for emulator in self._emulators for id in emulator.conversations}
-            return {id: name for id, name in found.items() if id not in before}
-
-        at_once = alive()
-        gc.collect(1)  # a handle that was dropped closes now
-        await trio.testing.wait_all_tasks_blocked()
-        await _patience(lambda: not tasks())
-        self._problems += [f"a task goes on: {task.name}" for task in tasks()]
-        in_the_end = alive()
-        for id, name in at_once.items() | in_the_end.items():
-            if id in in_the_end and id not in self._kept:
-                self._orphans.append(f"conversation {id} on {name}")
-            elif id not in in_the_end:
-                self._problems.append(f"conversation {id} on {name} was deleted after the client had been left")
-        self._problems += [f"conversation {id} was kept, and is gone" for id in kept - in_the_end.keys()]
-        for emulator in self._emulators:
-            if emulator.worker_crashes:
-                self._problems.append(f"{emulator.name}: a worker was broken")
-            await _patience(lambda emulator=emulator: not emulator.connections and not emulator.generating)
-            if emulator.generating:
-                self._problems.append(f"{emulator.name} goes on generating")
-            if emulator.connections:
-                self._problems.append(f"{emulator.connections} connections to {emulator.name} are open")
-            self._problems += [f"the emulator of {emulator.name} failed: {error!r}" for error in emulator.errors]
-
-    @contextmanager
-    def _overheard(self) -> Generator[None]:
-        """Hear warnings and what is logged as an error; what is left to the collector warns here, not by chance."""
-        handler = _Listener(self._problems)
-        logger = logging.getLogger("trioprov")
-        logger.addHandler(handler)
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                yield
-                gc.collect(1)
-        finally:
-            logger.removeHandler(handler)
-            if collects:
-                gc.enable()
-        self._problems += [f"{one.category.__name__}: {one.message}" for one in caught]
-
-
-async def _patience(done: Callable[[], bool]) -> None:
-    """Wait until it is so, but not for ever."""
-    pause = 0.01
-    with trio.move_on_after(_PATIENCE):
-        while not done():
-            await trio.sleep(pause)
-            pause = min(pause * 2, 1)
-
-
-class _Listener(logging.Handler):
-    def __init__(self, heard: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._heard = heard
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._heard.append(f"logged: {record.getMessage()}" + (f" {record.exc_info[1]!r}" if record.exc_info else ""))
-
-
-async def _serve(
-    service: Service, *, task_status: trio.TaskStatus[Callable[[trio.SocketStream], None]] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Serve connections in memory, until cancelled."""
-
-    async def serving(nursery: trio.Nursery) -> None:
-        task_status.started(partial(nursery.start_soon, service.serve_stream))
-        await trio.sleep_forever()
-
-    await service.serve(serving)
-
-
-def _tasks(servers: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
-    """All tasks there are, without the servers'."""
-    root = trio.lowlevel.current_root_task()
-    waiting = [] if root is None else [root]
-    while waiting:
-        task = waiting.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            if nursery is not servers:
-                waiting += nursery.child_tasks
+    return EverywhereReport(1 if point else 0, leftovers(done.orphans), leftovers(done.problems))

@@ -17,7 +17,7 @@ from unittest import mock
 import outcome
 import trio
 
-Body = Callable[[], Coroutine[Any, Any, object]]
+Body = Callable[[], Awaitable[object]]
 
 # A deadline that nobody else has.
 _MARK = -12345.678
@@ -112,12 +112,16 @@ async def throw(body: Body, points: Points) -> None:
         trio.lowlevel.add_instrument(thrower)
         try:
             with points.counted(thrower.strike):
-                await thrower.drive(body())
+                await thrower.drive(_awaited(body))
         except* Struck:
             pass
 
 
 WAYS: Mapping[str, Callable[[Body, Points], Awaitable[None]]] = {"cancel": cancel, "exception": throw, "crash": crash}
+
+
+async def _awaited(body: Body) -> None:
+    await body()
 
 
 class _Thrower(trio.abc.Instrument):
