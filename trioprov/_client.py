@@ -242,8 +242,6 @@ class _OpenClient(AbstractAsyncContextManager[Client, None]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
-        if exc is None:  # else a cancellation would take its place
-            await trio.lowlevel.checkpoint()
 
 
 def open_client(
