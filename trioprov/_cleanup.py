@@ -93,10 +93,11 @@ async def settle(
     async with transport.cleanup_slot(provider):
         until = deadline()
         report = await _settle(provider, conversation, flow, transport, until, budget)
-        if young > 0 and report.outcome == "deleted":
-            await trio.sleep(min(young, max(0.0, (until - trio.current_time()) / 2)))
-            report = await _settle(provider, conversation, flow, transport, until, budget)
-        return report
+    if young > 0 and report.outcome == "deleted":
+        await trio.sleep(min(young, max(0.0, (until - trio.current_time()) / 2)))
+        async with transport.cleanup_slot(provider):
+            report = await _settle(provider, conversation, flow, transport, deadline(), budget)
+    return report
 
 
 async def _settle(

@@ -132,7 +132,7 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
     conversation = row.conversation.replace(credential=provider.credential(row.conversation))
     lost = conversation.id is None
     # Its client may have died just now, with the server still at it.
-    young = min(row.created + CREATE_TAKES - time.time(), CREATE_TAKES) if lost else 0.0
+    young = min(max(row.created + CREATE_TAKES - time.time(), 0.0), CREATE_TAKES) if lost else 0.0
     report = await settle(
         provider,
         conversation,
