@@ -624,13 +624,16 @@ async def killed_in_create(path: Path, emulator: Emulator[Any], cls: type[Provid
         await other.kill()
 
 
-async def test_h2o_a_create_whose_answer_was_lost_is_found_by_its_cookie(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0, 4, 20, 3600, 30 * 24 * 3600, -3600])
+async def test_h2o_a_create_whose_answer_was_lost_is_found_by_its_cookie(tmp_path: Path, seconds: float) -> None:
+    """However long ago that was, and whatever became of the clock."""
     path = tmp_path / "owed.db"
     async with open_emulator(H2o, faults=[Fault(on="create", delay_response=60)]) as emulator:
         await killed_in_create(path, emulator, H2o)
         await until(lambda: emulator.conversations)
         (entry,) = Journal(path).entries()
         assert entry.conversation_id is None
+        age(path, seconds)
         assert await trioprov.sweep(path) == SweepReport(deleted=1)
         assert_no_orphans(emulator)
         assert Journal(path).entries() == []
@@ -774,6 +777,21 @@ async def test_a_sweep_in_the_background_does_not_hold_up_a_sessions_cleanup(tmp
             async with trioprov.open_session(emulator.provider, client=client):
                 pass
             assert time.monotonic() - begun < 4
+
+
+async def test_waiting_for_young_creates_does_not_hold_up_a_sessions_cleanup(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="create", delay_response=60, times=40)]) as emulator:
+        async with host(path, emulator) as other:
+            await other.do("open soon", n=40)
+            await until(lambda: len(emulator.conversations) == 40)
+            await other.kill()
+        async with trioprov.open_client(journal=path) as client:
+            await until(lambda: steps(emulator).count("delete_all") >= 16)
+            begun = time.monotonic()
+            async with trioprov.open_session(emulator.provider, client=client):
+                pass
+            assert time.monotonic() - begun < 2
 
 
 async def test_with_a_journal_an_owed_debt_is_no_error_and_a_later_sweep_pays_it(

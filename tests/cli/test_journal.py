@@ -179,7 +179,7 @@ async def test_what_is_paid_is_counted_and_what_stays_is_shown_with_the_reason_a
         assert shown["conversation"] == stays.id
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", shown["since"])
         assert shown["tried"] == "2 times"
-        assert shown["why not"] == "not you (403)"
+        assert shown["why not"] == "AuthenticationError: not you (403)"
         assert shown["seen to by"] == "nobody"
         assert "needs" not in shown
         secrets = [*paid.identity.values(), *stays.identity.values()]
