@@ -989,6 +989,7 @@ async def test_a_forked_child_that_outlives_its_parent_does_not_feign_its_life(t
             pid = await other.do("fork and stay")
             try:
                 assert await trioprov.sweep(path) == trioprov.SweepReport()
+                await trio.sleep(0.5)  # until the child has run far enough to give up what it inherited
                 await other.kill()
                 assert await trioprov.sweep(path) == trioprov.SweepReport(deleted=1)
             finally:
