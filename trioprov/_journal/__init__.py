@@ -30,7 +30,7 @@ class Journal:
 
     Args:
         path: the file.
-        durable: survive the loss of power too, for some 170 µs a row.
+        durable: survive the loss of power too, for some 250 µs a row.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
