@@ -205,7 +205,10 @@ def figures(names: Sequence[str]) -> Generator[Mapping[str, concurrent.futures.F
     def figure(name: str) -> Figure:
         mine.process.stdin.write(f"{name}\n")
         mine.process.stdin.flush()
-        return json.loads(mine.process.stdout.readline())
+        line = mine.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process that swept {name!r} died, with status {mine.process.wait()}")
+        return json.loads(line)
 
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, initializer=start)
     try:

@@ -34,8 +34,8 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
-        self.path = Path(path)
-        self.durable = durable
+        self.path: Path = Path(path)
+        self.durable: bool = durable
 
     def entries(self) -> list[JournalEntry]:
         """All debts, the oldest first; not a checkpoint.
