@@ -28,7 +28,7 @@ FLOORS = [
     {"_exits"},
     {"_session"},
     {"_lane"},
-    {"_fanout"},
+    {"_fanout", "_race"},
     {"__init__"},
     {"testing"},
     {"cli"},

@@ -14,7 +14,7 @@ The map of the house, from the ground up; imports only go down:
 - ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
 - ``_owner``: the task that owns one conversation
 - ``_exits``: what leaving a block comes to; ``_session``: a conversation's handle
-- ``_lane``: a session for one question; ``_fanout``: many of those
+- ``_lane``: a session for one question; ``_fanout``: many of those; ``_race``: the first of those
 - ``testing``: emulators of the services
 - ``cli``: the command line
 """
@@ -60,6 +60,7 @@ from ._lane import ask as ask
 from ._lane import open_reply as open_reply
 from ._outcomes import CleanupReport as CleanupReport
 from ._outcomes import Outcome as Outcome
+from ._race import race as race
 from ._reply import Reply as Reply
 from ._session import Session as Session
 from ._session import delete_conversation as delete_conversation

@@ -14,9 +14,9 @@ from ._broadcast import Broadcast, Cursor, Subscription
 from ._client import Client, Gate, private_client
 from ._errors import another
 from ._events import Event, Finish, Lagged
-from ._lane import Lane
+from ._lane import Lane, new_lanes
 from ._transcript import Answer, Deadlines
-from .providers import Messages, Provider, checked_messages
+from .providers import Messages, Provider
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -106,25 +106,18 @@ class FanOut:
         on_error: Literal["collect", "cancel"],
         parameters: Mapping[str, Any],
     ) -> None:
-        checked = checked_messages(messages)
-        gate = None if max_concurrent is None else Gate(max_concurrent)
-        client = client or private_client()
         self._merge = _Merge(cancels=on_error == "cancel")
         self._told = False
-        lanes: list[Lane] = []
-        for index, provider in enumerate(providers):
-            if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"providers must be providers, not {type(provider).__name__}")
-            options: Mapping[str, Any] | Exception
-            try:
-                provider.prompt(provider.new_conversation(), checked)
-                options = provider.options(parameters)
-            except (TypeError, ValueError) as exc:
-                options = exc
-            log = _LaneLog(self._merge, index)
-            lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log, gate=gate))
-        self.lanes: tuple[Lane, ...] = tuple(lanes)
-        self._merge.stops = [lane.stopper() for lane in lanes]
+        self.lanes: tuple[Lane, ...] = new_lanes(
+            messages,
+            providers,
+            client or private_client(),
+            deadlines,
+            parameters,
+            log=lambda index: _LaneLog(self._merge, index),
+            gate=None if max_concurrent is None else Gate(max_concurrent),
+        )
+        self._merge.stops = [lane.stopper() for lane in self.lanes]
 
     def start(self) -> None:
         """Let all lanes run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """One provider's part in a fan-out.
+    """One provider's part in a fan-out or a race.
 
     Attributes:
         index: its place in the list of providers.
@@ -52,13 +52,35 @@ class Lane:
         self._transcript = Transcript(deadlines or Deadlines(), client.max_reply_bytes, log)
         # What one provider refuses is that lane's error, so it stands where an answer would.
         self._refused = options if isinstance(options, Exception) else None
+        self._rejected: Exception | None = None
+        self._started = False
         self._turn = Turn(self._transcript, messages, {} if isinstance(options, Exception) else options)
         self.reply: Reply = Reply(provider, Session(self._owner), self._transcript)
 
     @property
     def error(self) -> Exception | None:
-        """Why this lane failed, if it did."""
-        return self._transcript.finish.error if self._transcript.finish else None
+        """Why this lane failed, if it did: its reply's failure, or that its answer is not what the race asked for."""
+        ended = self._transcript.finish.error if self._transcript.finish else None
+        return ended or self._rejected
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens have arrived."""
+        return sum(isinstance(event, str) for event in self._transcript.log.items)
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the lane's start to its first token, if there was one."""
+        first = self._transcript.first_token_at
+        return None if first is None else first - self._transcript.asked_at
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the lane's start to the end of its reply, or until now; `None` if it was not started."""
+        if not self._started:
+            return None
+        ended = self._transcript.ended_at
+        return (trio.current_time() if ended is None else ended) - self._transcript.asked_at
 
     @property
     def cleanup(self) -> CleanupReport | None:
@@ -70,7 +92,11 @@ class Lane:
         self._owner.close()
 
     def start(self) -> None:
-        """Let it run, in a root task of the client."""
+        """Let it run, in a root task of the client.
+
+        Raises:
+            trio.ClosedResourceError: the client is closed.
+        """
         if self._refused is not None:
             self._transcript.fail(self._refused)
         if self._transcript.finish is not None:
@@ -78,6 +104,17 @@ class Lane:
         else:
             self._owner.submit(self._turn)
             self._owner.client.host(self._owner)
+            self._started = True
+
+    def skip(self) -> None:
+        """It will not be started, unless it was."""
+        if not self._started:
+            self._transcript.stop()
+            self._owner.never()
+
+    def reject(self, error: Exception) -> None:
+        """Its reply ended well, but is not what was asked for."""
+        self._rejected = error
 
     async def aclose(self) -> None:
         """`close`, then wait for the cleanup, shielded and bounded by the client's budgets."""
@@ -98,6 +135,35 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane {self.index}: {self.reply!r}>"
+
+
+def new_lanes(
+    messages: Messages,
+    providers: Iterable[Provider],
+    client: Client,
+    deadlines: Deadlines | None,
+    parameters: Mapping[str, Any],
+    log: Callable[[int], Broadcast[Event]],
+    gate: Gate | None = None,
+) -> tuple[Lane, ...]:
+    """A lane for each provider; what only one of them refuses is its lane's error.
+
+    Raises:
+        TypeError, ValueError: messages that nobody can send, or what is no provider.
+    """
+    checked = checked_messages(messages)
+    lanes: list[Lane] = []
+    for index, provider in enumerate(providers):
+        if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"providers must be providers, not {type(provider).__name__}")
+        options: Mapping[str, Any] | Exception
+        try:
+            provider.prompt(provider.new_conversation(), checked)
+            options = provider.options(parameters)
+        except (TypeError, ValueError) as exc:
+            options = exc
+        lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log(index), gate=gate))
+    return tuple(lanes)
 
 
 async def ask(

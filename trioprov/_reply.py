@@ -13,6 +13,7 @@ from ._events import Event, Finish, Token
 from ._transcript import Answer, Transcript
 
 if TYPE_CHECKING:
+    from ._lane import Lane
     from ._session import Session
     from .providers import Provider
 
@@ -26,11 +27,13 @@ class Reply:
     Attributes:
         provider: who answers.
         session: the session it belongs to.
+        lanes: what each provider of a race did, the winner among them; empty without a race.
     """
 
     def __init__(self, provider: Provider, session: Session, transcript: Transcript) -> None:
         self.provider = provider
         self.session = session
+        self.lanes: tuple[Lane, ...] = ()
         self._transcript = transcript
 
     def subscribe(

@@ -1,0 +1,323 @@
+"""A race: who wins, what the others did, and that nothing of them is left."""
+
+# What raises is the entering of a block:
+# ruff: noqa: PT012
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+
+import trioprov
+from trioprov import AllenAI, AllFailed, Deadlines, Finish, H2o, OpenAssistant, Reply
+from trioprov.providers import Provider
+from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
+
+QUESTION = "Why is the sky blue?"
+STREAM = {"h2o": "generate", "openassistant": "events", "allenai": "stream"}
+
+
+class Servers:
+    """One emulator for each script; afterwards nothing is alive on any."""
+
+    def __init__(self, *scripts: tuple[type[Provider], dict[str, Any]]) -> None:
+        self._scripts = scripts
+        self._stack = AsyncExitStack()
+        self.all: list[Emulator[Any]] = []
+
+    @property
+    def providers(self) -> list[Provider]:
+        return [emulator.provider for emulator in self.all]
+
+    async def __aenter__(self) -> Servers:
+        for cls, script in self._scripts:
+            self.all.append(await self._stack.enter_async_context(open_emulator(cls, **script)))
+        return self
+
+    async def __aexit__(self, kind: Any, exc: Any, trace: Any) -> None:
+        if exc is None:
+            for emulator in self.all:
+                assert_no_orphans(emulator)
+        await self._stack.__aexit__(kind, exc, trace)
+
+
+async def gone(*emulators: Emulator[Any]) -> None:
+    """Wait until nothing is alive, where the client cleans up in the background."""
+    with trio.fail_after(10):
+        while any(emulator.conversations for emulator in emulators):  # noqa: ASYNC110 - in an emulator's thread
+            await trio.sleep(0.01)
+            gc.collect()
+
+
+def slow(cls: type[Provider] = H2o, **script: Any) -> tuple[type[Provider], dict[str, Any]]:
+    return cls, {"first_delay": 30.0, **script}
+
+
+def failing(cls: type[Provider] = H2o, status: int = 503, **fault: Any) -> tuple[type[Provider], dict[str, Any]]:
+    return cls, {"faults": [Fault(on=STREAM[cls.name], status=status, **fault)]}
+
+
+# -- Who wins ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_token_wins_and_the_reply_is_whole(service: type[Provider]) -> None:
+    async with Servers(slow(), (service, {}), slow(AllenAI)) as servers:
+        async with trioprov.race(QUESTION, servers.providers) as reply:
+            assert reply.provider is servers.providers[1]
+            streamed = [token async for token in reply]
+            answer = await reply.wait()
+        assert "".join(streamed) == answer.text == reply.text
+        assert answer.finish_reason == "stop"
+        assert [lane.provider for lane in reply.lanes] == servers.providers
+        assert reply.lanes[1].reply is reply
+
+
+async def test_text_of_two_providers_is_never_mixed() -> None:
+    scripts = [(H2o, {"tokens": [letter] * 30, "token_delay": 0.001}) for letter in "abc"]
+    async with Servers(*scripts) as servers:
+        async with trioprov.race(QUESTION, servers.providers) as reply:
+            answer = await reply.wait()
+        assert len(set(answer.text)) == 1
+        for lane, letter in zip(reply.lanes, "abc", strict=True):
+            assert set(lane.reply.text) <= {letter}
+
+
+async def test_a_blank_token_wins_nothing_but_is_not_dropped() -> None:
+    blank: tuple[type[Provider], dict[str, Any]] = (H2o, {"tokens": [" ", "\n", "late"], "token_delay": 0.3})
+    async with Servers(blank, (H2o, {"tokens": ["\n", "early"], "first_delay": 0.1})) as servers:
+        async with trioprov.race(QUESTION, servers.providers) as reply:
+            assert reply.provider is servers.providers[1]
+            assert (await reply.wait()).text == "\nearly"
+
+
+async def test_finished_is_won_by_the_first_complete_answer() -> None:
+    talker: tuple[type[Provider], dict[str, Any]] = (H2o, {"tokens": ["la"], "forever": True, "token_delay": 0.005})
+    async with Servers(talker, (H2o, {"tokens": ["short"], "first_delay": 0.1})) as servers:
+        async with trioprov.race(QUESTION, servers.providers, until="finished") as reply:
+            assert reply.finish is not None
+            assert reply.text == "short"
+        assert reply.lanes[0].tokens > 0
+        assert reply.lanes[0].reply.finish == Finish("interrupted")
+
+
+async def test_a_predicate_sees_the_reply_after_each_token_and_at_the_end() -> None:
+    seen: list[tuple[str, Finish | None]] = []
+
+    def never(reply: Reply) -> bool:
+        seen.append((reply.text, reply.finish))
+        return False
+
+    async with Servers((H2o, {"tokens": ["a", "b", "c"]})) as servers:
+        with pytest.raises(AllFailed) as caught:
+            async with trioprov.race(QUESTION, servers.providers, until=never):
+                pass
+    assert [text for text, _ in seen] == ["a", "ab", "abc", "abc"]
+    assert [finish is not None for _, finish in seen] == [False, False, False, True]
+    [error] = caught.value.exceptions
+    assert "without winning" in str(error)
+    assert isinstance(error, trioprov.TrioprovError)
+    assert error.partial == "abc"
+
+
+async def test_a_predicate_decides_in_the_middle_of_an_answer() -> None:
+    scripts = [(H2o, {"tokens": ["no ", "no"]}), (H2o, {"tokens": ["well ", "yes ", "it is"], "token_delay": 0.02})]
+    async with Servers(*scripts) as servers:
+        async with trioprov.race(QUESTION, servers.providers, until=lambda reply: "yes" in reply.text) as reply:
+            assert reply.text == "well yes "
+            assert (await reply.wait()).text == "well yes it is"
+        assert reply.lanes[0].error is not None
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+async def test_what_a_predicate_raises_comes_out_bare_and_ends_every_lane(error: type[BaseException]) -> None:
+    def broken(reply: Reply) -> bool:
+        raise error
+
+    async with Servers((H2o, {}), slow()) as servers:
+        with pytest.raises(error):
+            async with trioprov.race(QUESTION, servers.providers, until=broken):
+                pass
+
+
+async def test_an_answer_without_content_wins_nothing() -> None:
+    async with Servers((H2o, {"tokens": [" "]}), (H2o, {"first_delay": 0.2})) as servers:
+        async with trioprov.race(QUESTION, servers.providers, until="finished") as reply:
+            assert reply.provider is servers.providers[1]
+        assert "without content" in str(reply.lanes[0].error)
+
+
+# -- Who starts when --------------------------------------------------------------------------------------------------
+
+
+async def test_with_no_stagger_all_start_at_once() -> None:
+    async with Servers(slow(), slow(), (H2o, {"first_delay": 0.2})) as servers:
+        async with trioprov.race(QUESTION, servers.providers):
+            pass
+        assert all(emulator.requests for emulator in servers.all)
+
+
+async def test_a_fallback_starts_the_next_only_when_one_has_failed() -> None:
+    async with Servers(failing(), (OpenAssistant, {}), (AllenAI, {})) as servers:
+        async with trioprov.race(QUESTION, servers.providers, stagger=math.inf) as reply:
+            await reply.wait()
+        first, second, third = reply.lanes
+        assert isinstance(first.error, trioprov.Overloaded)
+        assert reply is second.reply
+        assert servers.all[2].requests == ()
+        assert (third.tokens, third.duration, third.error) == (0, None, None)
+        assert third.reply.finish == Finish("interrupted")
+        assert third.cleanup is not None
+        assert third.cleanup.outcome == "nothing_owed"
+
+
+async def test_a_hedge_starts_the_next_after_the_stagger() -> None:
+    async with Servers(slow(), (H2o, {}), (H2o, {})) as servers:
+        begun = trio.current_time()
+        async with trioprov.race(QUESTION, servers.providers, stagger=0.4) as reply:
+            assert 0.4 <= trio.current_time() - begun < 0.8
+            assert reply.provider is servers.providers[1]
+        assert servers.all[2].requests == ()
+
+
+@pytest.mark.parametrize("status", [401, 422, 429, 500, 503])
+async def test_every_failure_brings_the_next_lane_forward_at_once(status: int) -> None:
+    async with Servers(failing(status=status), failing(AllenAI, status=status), (H2o, {})) as servers:
+        with trio.fail_after(5):
+            async with trioprov.race(QUESTION, servers.providers, stagger=60.0) as reply:
+                assert reply.provider is servers.providers[2]
+        assert all(isinstance(lane.error, trioprov.ProviderError) for lane in reply.lanes[:2])
+
+
+async def test_a_value_that_one_provider_refuses_is_that_lanes_failure() -> None:
+    async with Servers((AllenAI, {}), (H2o, {})) as servers:
+        async with trioprov.race(QUESTION, servers.providers, stagger=math.inf, temperature=1.7) as reply:
+            assert reply.provider is servers.providers[1]
+        assert isinstance(reply.lanes[0].error, ValueError)
+        assert servers.all[0].requests == ()
+
+
+async def test_a_deadline_that_passes_brings_the_next_lane_forward() -> None:
+    async with Servers(slow(), (H2o, {})) as servers:
+        deadlines = Deadlines(first_token=0.3)
+        async with trioprov.race(QUESTION, servers.providers, stagger=math.inf, deadlines=deadlines) as reply:
+            assert reply.provider is servers.providers[1]
+        assert isinstance(reply.lanes[0].error, trioprov.FirstTokenTimeout)
+
+
+async def test_a_lane_that_fails_after_content_has_still_lost_where_a_whole_answer_is_wanted() -> None:
+    cut = Fault(on="generate", end_after=2)
+    async with Servers((H2o, {"faults": [cut]}), (H2o, {})) as servers:
+        race = trioprov.race(QUESTION, servers.providers, until="finished", stagger=math.inf)
+        async with race as reply:
+            assert reply.provider is servers.providers[1]
+        lost = reply.lanes[0]
+        assert isinstance(lost.error, trioprov.IncompleteReply)
+        assert lost.tokens == 2
+        assert lost.time_to_first_token is not None
+        assert lost.duration is not None
+        assert 0 < lost.time_to_first_token <= lost.duration
+
+
+# -- Failures ---------------------------------------------------------------------------------------------------------
+
+
+async def test_when_all_fail_every_error_is_in_the_group() -> None:
+    async with Servers(failing(H2o), failing(OpenAssistant, 401), failing(AllenAI, 429)) as servers:
+        with pytest.raises(AllFailed) as caught:
+            async with trioprov.race(QUESTION, servers.providers):
+                pass
+    kinds = [type(error) for error in caught.value.exceptions]
+    assert kinds == [trioprov.Overloaded, trioprov.AuthenticationError, trioprov.RateLimited]
+    assert isinstance(caught.value, trioprov.TrioprovError)
+
+
+async def test_a_winner_that_fails_later_fails_as_any_reply_does() -> None:
+    async with Servers((H2o, {"faults": [Fault(on="generate", end_after=3)], "token_delay": 0.02}), slow()) as servers:
+        with pytest.raises(trioprov.IncompleteReply) as caught:
+            async with trioprov.race(QUESTION, servers.providers) as reply:
+                await reply.wait()
+        assert caught.value.partial
+
+
+async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
+    async with Servers((H2o, {})) as servers:
+        race = functools.partial(trioprov.race, QUESTION, servers.providers)
+        with pytest.raises(ValueError, match="at least one"):
+            trioprov.race(QUESTION, [])
+        for wrong in (-1, math.nan):
+            with pytest.raises(ValueError, match="stagger"):
+                race(stagger=wrong)
+        with pytest.raises(TypeError, match="stagger"):
+            race(stagger="2")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="until"):
+            race(until="first")  # type: ignore[arg-type]
+
+        async def awaited(reply: Reply) -> bool:
+            return True
+
+        with pytest.raises(TypeError, match="async"):
+            race(until=awaited)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="providers"):
+            trioprov.race(QUESTION, ["h2o"])  # type: ignore[list-item]
+        assert servers.all[0].requests == ()
+
+
+# -- What is left -----------------------------------------------------------------------------------------------------
+
+
+async def test_losers_never_delay_the_winner_nor_with_a_client_its_exit() -> None:
+    stubborn = {"faults": [Fault(on="delete", delay=1.5)], "tokens": ["x"], "forever": True, "token_delay": 0.05}
+    async with Servers((H2o, {**stubborn, "first_delay": 0.3}), (H2o, {"token_delay": 0.001})) as servers:
+        begun = trio.current_time()
+        async with trioprov.open_client() as client:
+            async with trioprov.race(QUESTION, servers.providers, client=client) as reply:
+                await reply.wait()
+            assert trio.current_time() - begun < 1.2
+            assert reply.lanes[1].cleanup is not None
+            assert reply.lanes[0].cleanup is None
+        assert reply.lanes[0].cleanup is not None
+
+
+async def test_without_a_client_the_exit_waits_for_the_losers(service: type[Provider]) -> None:
+    async with Servers((service, {"token_delay": 0.01}), (service, {"token_delay": 0.01})) as servers:
+        async with trioprov.race(QUESTION, servers.providers) as reply:
+            pass
+        assert all(lane.cleanup is not None for lane in reply.lanes)
+        for emulator in servers.all:
+            assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("private", [True, False])
+async def test_a_race_that_is_cancelled_before_it_is_won_leaves_nothing(private: bool, service: type[Provider]) -> None:
+    async with Servers(slow(service, first_delay=0.5), slow(service, first_delay=0.5)) as servers:
+        async with trioprov.open_client() as client:
+            with trio.move_on_after(0.2):
+                async with trioprov.race(QUESTION, servers.providers, client=None if private else client):
+                    raise AssertionError
+            if private:
+                for emulator in servers.all:
+                    assert_no_orphans(emulator)
+
+
+async def test_a_winner_that_is_dropped_and_its_losers_are_collected() -> None:
+    async with Servers((H2o, {"token_delay": 0.01, "forever": True}), slow(), slow(AllenAI)) as servers:
+        reply = await trioprov.race(QUESTION, servers.providers).__aenter__()
+        async for _ in reply:
+            break
+        del reply
+        await gone(*servers.all)
+
+
+async def test_a_race_under_a_closed_client_says_so() -> None:
+    async with Servers((H2o, {})) as servers:
+        async with trioprov.open_client() as client:
+            pass
+        with trio.fail_after(2), pytest.raises(trio.ClosedResourceError):
+            async with trioprov.race(QUESTION, servers.providers, client=client):
+                pass
