@@ -1,8 +1,5 @@
 """A race: who wins, what the others did, and that nothing of them is left."""
 
-# What raises is the entering of a block:
-# ruff: noqa: PT012
-
 from __future__ import annotations
 
 import functools
@@ -90,10 +87,10 @@ async def test_text_of_two_providers_is_never_mixed() -> None:
 
 async def test_a_blank_token_wins_nothing_but_is_not_dropped() -> None:
     blank: tuple[type[Provider], dict[str, Any]] = (H2o, {"tokens": [" ", "\n", "late"], "token_delay": 0.3})
-    async with Servers(blank, (H2o, {"tokens": ["\n", "early"], "first_delay": 0.1})) as servers:
-        async with trioprov.race(QUESTION, servers.providers) as reply:
-            assert reply.provider is servers.providers[1]
-            assert (await reply.wait()).text == "\nearly"
+    early: tuple[type[Provider], dict[str, Any]] = (H2o, {"tokens": ["\n", "early"], "first_delay": 0.1})
+    async with Servers(blank, early) as servers, trioprov.race(QUESTION, servers.providers) as reply:
+        assert reply.provider is servers.providers[1]
+        assert (await reply.wait()).text == "\nearly"
 
 
 async def test_finished_is_won_by_the_first_complete_answer() -> None:
@@ -295,14 +292,15 @@ async def test_without_a_client_the_exit_waits_for_the_losers(service: type[Prov
 
 @pytest.mark.parametrize("private", [True, False])
 async def test_a_race_that_is_cancelled_before_it_is_won_leaves_nothing(private: bool, service: type[Provider]) -> None:
-    async with Servers(slow(service, first_delay=0.5), slow(service, first_delay=0.5)) as servers:
-        async with trioprov.open_client() as client:
-            with trio.move_on_after(0.2):
-                async with trioprov.race(QUESTION, servers.providers, client=None if private else client):
-                    raise AssertionError
-            if private:
-                for emulator in servers.all:
-                    assert_no_orphans(emulator)
+    scripts = [slow(service, first_delay=0.5)] * 2
+    async with Servers(*scripts) as servers, trioprov.open_client() as client:
+        with trio.move_on_after(0.2):
+            async with trioprov.race(QUESTION, servers.providers, client=None if private else client):
+                raise AssertionError
+        if private:
+            for emulator in servers.all:
+                assert_no_orphans(emulator)
+        await gone(*servers.all)
 
 
 async def test_a_winner_that_is_dropped_and_its_losers_are_collected() -> None:

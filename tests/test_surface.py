@@ -61,6 +61,7 @@ NAMES = {
     "open_client",
     "open_reply",
     "open_session",
+    "race",
     "run_session",
     "sweep",
 }
