@@ -46,6 +46,7 @@ NAMES = {
     "RateLimited",
     "RemoteProtocolError",
     "Reply",
+    "Retry",
     "Session",
     "Subscription",
     "SweepReport",

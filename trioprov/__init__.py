@@ -7,7 +7,7 @@ The map of the house, from the ground up; imports only go down:
 - ``providers``: what each service says, pure
 - ``_transport`` (httpx), ``_journal`` (sqlite3), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a
   provider's steps out)
-- ``_cleanup``: how a debt is settled
+- ``_retry``: what is worth another try; ``_cleanup``: how a debt is settled
 - ``_debt``: what one conversation owes its server; ``_sweep``: what dead processes left
 - ``_client`` (connections, root tasks), ``_transcript`` (one answer being written, and its clock)
 - ``_reply``: the same being read
@@ -62,6 +62,7 @@ from ._outcomes import CleanupReport as CleanupReport
 from ._outcomes import Outcome as Outcome
 from ._race import race as race
 from ._reply import Reply as Reply
+from ._retry import Retry as Retry
 from ._session import Session as Session
 from ._session import delete_conversation as delete_conversation
 from ._session import open_session as open_session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -11,14 +10,9 @@ import trio
 
 from . import _flow
 from ._conversation import Conversation
-from ._errors import (
-    ConnectionFailed,
-    ProviderError,
-    RemoteProtocolError,
-    TotalTimeout,
-    TrioprovError,
-)
+from ._errors import ProviderError, TotalTimeout, TrioprovError
 from ._outcomes import CleanupReport, Outcome
+from ._retry import backoff, worth_another_try
 from ._transport import Transport
 from .providers import Provider, Request, Response, Steps
 
@@ -108,7 +102,7 @@ async def _settle(
     deadline: float,
     budget: float,
 ) -> CleanupReport:
-    attempts, delay = 0, _FIRST_DELAY
+    attempts = 0
     error: Exception | None = None
     while (left := deadline - trio.current_time()) > 0:
         attempts += 1
@@ -125,12 +119,10 @@ async def _settle(
             return CleanupReport(outcome="owed", attempts=attempts, error=exc)
         else:
             continue  # the try itself was the wait
-        if not _worth_another_try(error):
+        if not worth_another_try(error):
             break
-        asked = getattr(error, "retry_after", None)
-        pause = max(delay * random.uniform(0.5, 1.0), min(asked or 0.0, budget / 2))
+        pause = backoff(error, attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY, longest_asked=budget / 2)
         await trio.sleep(min(pause, max(0.0, deadline - trio.current_time())))
-        delay = min(delay * 2, _LONGEST_DELAY)
     return CleanupReport(outcome="owed", attempts=attempts, error=error)
 
 
@@ -156,9 +148,3 @@ async def _attempt(
         await trio.sleep(seconds)
 
     return await _flow.carry_out(flow(conversation), send, lambda _: None, pause)
-
-
-def _worth_another_try(error: Exception) -> bool:
-    if isinstance(error, ProviderError):
-        return error.status is None or error.status == 429 or error.status >= 500
-    return isinstance(error, (ConnectionFailed, RemoteProtocolError))

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import ssl
+import weakref
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import trio
 
 from ._errors import JournalError
 from ._journal import Journal, Ledger
+from ._retry import Retry
 from ._sweep import pay_all
 from ._transport import Transport
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._transport import AsyncBaseTransport
+    from .providers import Provider
 
 log = logging.getLogger("trioprov")
 
@@ -88,10 +91,12 @@ class Client:
         cleanup_timeout: float = 10.0,
         shutdown_timeout: float = 30.0,
         max_reply_bytes: float = 16 * 1024 * 1024,
+        retry: Retry | None = None,
         journal: Journal | None = None,
         private: bool = False,
     ) -> None:
         self.transport = transport
+        self.retry = retry
         self.journal = journal
         self.ledger: Ledger | None = None
         self.create_timeout = create_timeout
@@ -101,6 +106,8 @@ class Client:
         self.private = private
         self._tenants: set[Tenant] = set()
         self._closed = False
+        # As long as somebody is in a queue, it is there.
+        self._queues: weakref.WeakValueDictionary[tuple[str, str, str | None], Gate] = weakref.WeakValueDictionary()
 
     @property
     def closed(self) -> bool:
@@ -111,6 +118,11 @@ class Client:
     def tenants(self) -> tuple[Tenant, ...]:
         """Whoever lives here now."""
         return tuple(self._tenants)
+
+    def account_queue(self, provider: Provider) -> Gate:
+        """The queue of those who ask under the same account of a service that answers one question at a time."""
+        account = (provider.name, provider.base_url, provider.credential(provider.new_conversation()))
+        return self._queues.setdefault(account, Gate(1))
 
     def admit(self, tenant: Tenant) -> None:
         """Count a tenant that somebody else runs.
@@ -252,6 +264,7 @@ def open_client(
     cleanup_timeout: float = 10.0,
     shutdown_timeout: float = 30.0,
     max_reply_bytes: float = 16 * 1024 * 1024,
+    retry: Retry | None = None,
     transport: AsyncBaseTransport | None = None,
     verify: bool | ssl.SSLContext = True,
     trust_env: bool = True,
@@ -271,6 +284,7 @@ def open_client(
             the service cannot stop, stop, DELETE, confirmation. Waiting for a cleanup connection does not count.
         shutdown_timeout: seconds that leaving the client may take, in all.
         max_reply_bytes: bytes of text (UTF-8) that one reply may hold.
+        retry: how failures before the first token are tried again; `None`: they are not.
         transport: an httpx transport to use for everything, instead of pools of our own.
         verify: verify certificates, with the default context or this one.
         trust_env: whether proxies and certificates named in the environment are used.
@@ -280,6 +294,8 @@ def open_client(
         TypeError: a limit that is not a number.
         ValueError: a limit that is not more than 0.
     """
+    if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"retry must be a Retry or None, not {type(retry).__name__}")
     limits = {
         "create_timeout": create_timeout,
         "cleanup_timeout": cleanup_timeout,
@@ -302,6 +318,7 @@ def open_client(
             cleanup_timeout=cleanup_timeout,
             shutdown_timeout=shutdown_timeout,
             max_reply_bytes=max_reply_bytes,
+            retry=retry,
             journal=journal if journal is None or isinstance(journal, Journal) else Journal(journal),
         )
     )

@@ -24,9 +24,6 @@ from .providers import Provider, Steps
 
 log = logging.getLogger("trioprov")
 
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 2.0
-
 
 class Debt:
     """One conversation, and what is owed for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from . import _flow
-from ._client import Client
+from ._client import Client, Gate
 from ._debt import Debt
 from ._errors import TrioprovError
 from ._transport import Exchange
@@ -39,6 +40,9 @@ class Line:
         self._request: Request | None = None
         self._exchange = Exchange()
         self._status: int | None = None
+        self._lost_answer = False
+        self._queue: Gate | None = None
+        self._ticket: trio.Event | None = None
         self.draining = False
         """Whether an answer is being read that the service cannot stop giving."""
         self.ended_at: float | None = None
@@ -133,6 +137,52 @@ class Line:
                 self._status = response.status
         return response
 
+    # -- One after another -------------------------------------------------------------------------------------------
+
+    async def wait_for_account(self) -> None:
+        """Wait until no other session of this client has an answer pending on the same account; see `account_free`.
+
+        Raises:
+            Unwanted: nobody wants the answer any more.
+        """
+        self._queue = self._client.account_queue(self._debt.provider)
+        self._ticket = self._queue.queue()
+        with self.busy() as scope:
+            await self._ticket.wait()
+        if scope.cancelled_caught:
+            self.account_free()
+            raise Unwanted
+
+    def account_free(self) -> None:
+        """Let the next one ask; idempotent, not a checkpoint."""
+        if self._queue is not None and self._ticket is not None:
+            self._queue.leave(self._ticket)
+        self._queue = self._ticket = None
+
+    # -- Again -------------------------------------------------------------------------------------------------------
+
+    @property
+    def retries(self) -> bool:
+        """Whether anything is ever said again."""
+        return self._client.retry is not None
+
+    def pause_before_retry(self, error: Exception, attempt: int, due: float = math.inf) -> float | None:
+        """Seconds until what has failed may be said again; `None` if it may not, or not before ``due``.
+
+        What may have had an effect that is not known is not said twice.
+        """
+        retry = self._client.retry
+        if retry is None or self._debt.uncertain or self._lost_answer:
+            return None
+        pause = retry.pause(error, attempt)
+        return None if pause is None or trio.current_time() + pause >= due else pause
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait before another try; false if meanwhile it has lost its purpose."""
+        with self.busy() as scope:
+            await trio.sleep(seconds)
+        return not scope.cancelled_caught
+
     @contextmanager
     def _saying(self, request: Request) -> Generator[None]:
         self._request, self._exchange, self._status = request, Exchange(), None
@@ -143,6 +193,7 @@ class Line:
             broke = True
             raise
         finally:
+            self._lost_answer = request.must_answer and self._exchange.sent and self._status is None
             if request.creates:
                 self._debt.create_ended(sent=self._exchange.sent, status=self._status, broke=broke)
             self._request = None

@@ -11,6 +11,7 @@ and calls `close`. So there is no checkpoint at which a cancellation could part 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -259,14 +260,7 @@ class Owner(Tenant):
         if conversation.id is None and conversation.get("opened_by") is None:
             identity = {**provider.mint(new_id), **conversation.identity}
             self._speak_as(conversation.replace(identity=identity, opened_by=process()))
-            try:
-                opening = provider.open(self.debt.conversation, new_id)
-                self._speak_as(await self._line.carry_out(opening))
-                await self.debt.record()
-            except Unwanted:
-                return
-            except Exception as exc:
-                self.failure = cleaned(exc, self.provider, self.debt.conversation)
+            if not await self._created():
                 return
         else:
             try:
@@ -278,6 +272,28 @@ class Owner(Tenant):
         if self.on_open is not None:
             on_open, self.on_open = self.on_open, None
             on_open()
+
+    async def _created(self) -> bool:
+        """Whether there is a conversation now; if not, that is a `failure`, or nobody wants one any more."""
+        for attempt in itertools.count(1):
+            try:
+                opening = self.provider.open(self.debt.conversation, new_id)
+                self._speak_as(await self._line.carry_out(opening))
+                await self.debt.record()
+            except Unwanted:
+                break
+            except Exception as exc:
+                failure = cleaned(exc, self.provider, self.debt.conversation)
+                due = math.inf if self._next is None else self._next.transcript.due()[0]
+                pause = self._line.pause_before_retry(failure, attempt, due)
+                if pause is None:
+                    self.failure = failure
+                    break
+                if not await self._line.pause(pause):
+                    break
+            else:
+                return True
+        return False
 
     def _speak_as(self, conversation: Conversation) -> None:
         """Note who the server took us for, so that its "not found" can be told from "not yours"."""
@@ -292,10 +308,13 @@ class Owner(Tenant):
         return None
 
     async def _answer(self, turn: Turn) -> None:
-        complete = await turn.run(self.debt, self._line)
-        await self.debt.record()
-        if not complete and not self.closing:
-            await self._stop()
+        again = True
+        while again:
+            complete = await turn.run(self.debt, self._line)
+            await self.debt.record()
+            if not complete and not self.closing:
+                await self._stop()
+            again = turn.pause is not None and await self._line.pause(turn.pause)
         turn.ended.set()
         self._turn = None
 

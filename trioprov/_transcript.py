@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,16 +151,22 @@ class Transcript:
                 self._publish(piece)
                 start += len(piece)
                 continue
-            self._held_since = trio.current_time()
-            try:
+            with self.held():
                 await self.log.wait_room()
-            finally:
-                self._restarted_at += trio.current_time() - self._held_since
-                self._held_since = None
-                self.changed()
         if finish is not None and self.finish is None:
             self.server_text = server_text
             self.end(finish)
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Time in here is ours and not the service's: it counts for ``total`` only."""
+        self._held_since = trio.current_time()
+        try:
+            yield
+        finally:
+            self._restarted_at += trio.current_time() - self._held_since
+            self._held_since = None
+            self.changed()
 
     def _tail(self, content: Sequence[Event], server_text: str) -> list[Event]:
         """What the service's own final text has beyond the tokens, if it begins with them."""

@@ -11,7 +11,7 @@ import trio
 from ._cleanup import cleaned
 from ._debt import Debt
 from ._errors import ConversationLost, DeadlineExceeded, IncompleteReply, TrioprovError
-from ._events import Event, Finish
+from ._events import Event, Finish, Notice, Queued
 from ._line import Line, Unwanted
 from ._transcript import Transcript
 from .providers import Message, Response, Stream
@@ -30,13 +30,17 @@ class Turn:
 
     Attributes:
         ended: set when the server has been told all there is to tell about this turn.
+        pause: after a failure that is worth another try: seconds until `run` may be called again.
     """
 
     def __init__(self, transcript: Transcript, messages: Sequence[Message], options: Mapping[str, Any]) -> None:
         self.transcript = transcript
         self.ended: trio.Event = trio.Event()
+        self.pause: float | None = None
         self._messages = messages
         self._options = options
+        self._attempts = 0
+        self._failure: Exception | None = None
 
     @property
     def over(self) -> bool:
@@ -44,25 +48,46 @@ class Turn:
         return self.transcript.finish is not None
 
     async def run(self, debt: Debt, line: Line) -> bool:
-        """Ask, and write down the answer; every failure becomes the end of the transcript.
+        """Ask, and write down the answer; a failure becomes the end of the transcript, or sets `pause`.
 
         Returns:
             Whether the service said that the answer was complete; else it may have to be told to stop.
         """
-        transcript, provider, conversation = self.transcript, debt.provider, debt.conversation
+        if self._attempts:
+            self.ended = trio.Event()
+        self._attempts += 1
+        self.pause = None
+        self._failure = None
         complete = False
         try:
-            transcript.waits_for_old_answer = provider.drains and bool(conversation.get("pending"))
-            stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id))
-            transcript.waits_for_old_answer = False
-            await debt.record()
-            complete = await self._stream(stream, debt, line)
+            complete = await self._ask(debt, line)
         except Unwanted:
             pass
         except Exception as exc:
-            transcript.fail(cleaned(exc, provider, debt.conversation))
-        transcript.stop()
+            self._failure = cleaned(exc, debt.provider, debt.conversation)
+        finally:
+            line.account_free()
+        if self._failure is not None and not self.over:
+            if self.transcript.first_token_at is None:
+                self.pause = line.pause_before_retry(self._failure, self._attempts, self.transcript.due()[0])
+            if self.pause is None:
+                self.transcript.fail(self._failure)
+            else:
+                await self.transcript.write([Notice("retry", f"{self._failure}; again in {self.pause:.1f} s")])
+        if self.pause is None:
+            self.transcript.stop()
         return complete
+
+    async def _ask(self, debt: Debt, line: Line) -> bool:
+        transcript, provider, conversation = self.transcript, debt.provider, debt.conversation
+        if provider.one_pending_per_account:
+            with transcript.held():
+                await line.wait_for_account()
+        transcript.waits_for_old_answer = provider.drains and bool(conversation.get("pending"))
+        stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id))
+        transcript.waits_for_old_answer = False
+        await debt.record()
+        return await self._stream(stream, debt, line)
 
     async def _stream(self, stream: Stream, debt: Debt, line: Line) -> bool:
         """Pump the stream into the transcript; true when the service said that it was complete."""
@@ -75,7 +100,9 @@ class Turn:
             if not known:
                 await debt.record()
                 line.break_off()  # what is unwanted had to go on until the id was known
-            await self._write(stream, debt, events)
+            if not all(isinstance(event, Queued) for event in events):
+                line.account_free()
+            await self._write(stream, debt, line, events)
             if decoder.finished:
                 line.draining = False
                 self.ended.set()
@@ -109,12 +136,16 @@ class Turn:
             if isinstance(last, Finish) and isinstance(last.error, IncompleteReply):
                 events[-1] = Finish("error", failure)
         debt.remember(decoder.conversation)
-        await self._write(stream, debt, events)
+        await self._write(stream, debt, line, events)
         return decoder.finished and failure is None
 
-    async def _write(self, stream: Stream, debt: Debt, events: list[Event]) -> None:
+    async def _write(self, stream: Stream, debt: Debt, line: Line, events: list[Event]) -> None:
         if events and isinstance(last := events[-1], Finish) and last.error is not None:
             cleaned(last.error, debt.provider, debt.conversation)
+            spoken = self.transcript.first_token_at is not None or any(isinstance(event, str) for event in events)
+            if line.retries and not spoken:
+                self._failure = last.error
+                events = events[:-1]
         await self.transcript.write(events, stream.decoder.server_text)
 
 

@@ -82,6 +82,8 @@ class Provider(ABC):
     """Whether the service has a documented way to delete a conversation."""
     drains: ClassVar[bool] = False
     """Whether a stream that nobody wants any more must still be read to its end, because the service cannot stop."""
+    one_pending_per_account: ClassVar[bool] = False
+    """Whether a question that is asked while another one waits, under the same account, undoes that one."""
     expires_after: ClassVar[float | None] = None
     """Seconds after which the service itself deletes what this client left, if it does."""
 

@@ -97,6 +97,7 @@ class OpenAssistant(Provider):
     working: ClassVar[bool | None] = False
     cleanup_documented: ClassVar[bool] = True
     drains: ClassVar[bool] = True
+    one_pending_per_account: ClassVar[bool] = True
 
     default_parameters: ClassVar[Mapping[str, Any]] = {
         "top_k": 50,

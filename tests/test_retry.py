@@ -1,0 +1,270 @@
+"""What is tried again, when, and what never is."""
+
+# What raises is the leaving of a block:
+# pyright: reportPossiblyUnboundVariable=false
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import math
+from typing import Any
+
+import pytest
+import trio
+
+import trioprov
+from trioprov import AllenAI, Deadlines, H2o, Notice, OpenAssistant, Retry
+from trioprov.providers import Provider
+from trioprov.testing import Fault, assert_no_orphans, open_emulator
+
+QUESTION = "Why is the sky blue?"
+STREAM = {"h2o": "generate", "openassistant": "assistant", "allenai": "stream"}
+QUICK = Retry(delay=0.05)
+
+
+def notices(events: list[trioprov.Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Notice) and event.kind == "retry"]
+
+
+async def answered(provider: Provider, retry: Retry | None = QUICK, **how: Any) -> tuple[trioprov.Answer, list[str]]:
+    events: list[trioprov.Event] = []
+    async with (
+        trioprov.open_client(retry=retry) as client,
+        trioprov.open_session(provider, client=client) as session,
+        session.ask(QUESTION, **how) as reply,
+    ):
+        async for event in reply.subscribe():
+            events.append(event)
+        answer = await reply.wait()
+    return answer, notices(events)
+
+
+# -- What is tried again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_refusal_before_the_first_token_is_tried_again(service: type[Provider], status: int) -> None:
+    fault = Fault(on=STREAM[service.name], status=status, times=2)
+    async with open_emulator(service, faults=[fault]) as emulator:
+        answer, retried = await answered(emulator.provider)
+        assert answer.finish_reason == "stop"
+        assert len(retried) == 2
+        assert str(status) in retried[0]
+        assert_no_orphans(emulator)
+
+
+async def test_after_the_last_attempt_the_failure_is_raised(service: type[Provider]) -> None:
+    fault = Fault(on=STREAM[service.name], status=503, times=math.inf)
+    async with open_emulator(service, faults=[fault]) as emulator:
+        with pytest.raises(trioprov.Overloaded):
+            await answered(emulator.provider, Retry(attempts=3, delay=0.01))
+        asked = [request for request in emulator.requests if request.step == STREAM[service.name]]
+        assert len(asked) == 3
+        assert_no_orphans(emulator)
+
+
+async def test_without_a_policy_nothing_is_tried_again(service: type[Provider]) -> None:
+    async with open_emulator(service, faults=[Fault(on=STREAM[service.name], status=503)]) as emulator:
+        with pytest.raises(trioprov.Overloaded):
+            await answered(emulator.provider, None)
+        assert_no_orphans(emulator)
+
+
+async def test_an_error_inside_a_stream_is_tried_again_while_it_is_silent() -> None:
+    overloaded = b'data:{"error":"Model is overloaded","error_type":"overloaded"}\n\n'
+    fault = Fault(on="generate", inject=overloaded, inject_at=0, end_after=1)
+    async with open_emulator(H2o, faults=[fault]) as emulator:
+        answer, retried = await answered(emulator.provider)
+        assert answer.finish_reason == "stop"
+        assert len(retried) == 1
+        assert "overloaded" in retried[0]
+        assert_no_orphans(emulator)
+
+
+async def test_an_overloaded_model_is_asked_again_in_the_same_thread() -> None:
+    async with open_emulator(AllenAI, error_reason="model overloaded") as emulator:
+        with pytest.raises(trioprov.Overloaded):
+            await answered(emulator.provider, Retry(attempts=2, delay=0.01))
+        assert len([request for request in emulator.requests if request.step == "stream"]) == 2
+        assert len([request for request in emulator.requests if request.step == "delete"]) == 1
+        assert_no_orphans(emulator)
+
+
+async def test_a_connection_that_broke_before_the_first_token_is_tried_again() -> None:
+    async with open_emulator(H2o, faults=[Fault(on="generate", drop=True)]) as emulator:
+        answer, retried = await answered(emulator.provider)
+        assert answer.finish_reason == "stop"
+        assert len(retried) == 1
+        assert_no_orphans(emulator)
+
+
+async def test_opening_is_tried_again(service: type[Provider]) -> None:
+    step = {"h2o": "settings", "openassistant": "create", "allenai": "stream"}[service.name]
+    async with open_emulator(service, faults=[Fault(on=step, status=429)]) as emulator:
+        answer, _ = await answered(emulator.provider)
+        assert answer.text
+        assert_no_orphans(emulator)
+
+
+async def test_a_lane_of_a_fan_out_is_tried_again_before_it_fails(service: type[Provider]) -> None:
+    async with (
+        open_emulator(service, faults=[Fault(on=STREAM[service.name], status=503)]) as emulator,
+        trioprov.open_client(retry=QUICK) as client,
+    ):
+        [answer] = await trioprov.gather(QUESTION, [emulator.provider], client=client)
+        assert answer.error is None
+        assert_no_orphans(emulator)
+
+
+# -- What never is ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("service", "fault"),
+    [
+        (H2o, Fault(on="create", lose_response=True)),
+        (H2o, Fault(on="create", status=502)),
+        (OpenAssistant, Fault(on="create", lose_response=True)),
+        (OpenAssistant, Fault(on="create", status=500)),
+        (OpenAssistant, Fault(on="assistant", lose_response=True)),
+        (AllenAI, Fault(on="stream", lose_response=True)),
+        (AllenAI, Fault(on="stream", status=504)),
+    ],
+    ids=str,
+)
+async def test_a_create_that_may_have_happened_is_not_sent_twice(service: type[Provider], fault: Fault) -> None:
+    async with open_emulator(service, faults=[fault]) as emulator:
+        with pytest.raises(trioprov.TrioprovError):
+            await answered(emulator.provider)
+        assert len([request for request in emulator.requests if request.step == fault.on]) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+async def test_what_cannot_succeed_is_not_tried_again(service: type[Provider], status: int) -> None:
+    async with open_emulator(service, faults=[Fault(on=STREAM[service.name], status=status)]) as emulator:
+        with pytest.raises(trioprov.ProviderError):
+            await answered(emulator.provider)
+        assert len([request for request in emulator.requests if request.step == STREAM[service.name]]) == 1
+        assert_no_orphans(emulator)
+
+
+async def test_nothing_is_tried_again_once_a_token_has_come(service: type[Provider]) -> None:
+    step = "events" if service is OpenAssistant else STREAM[service.name]
+    async with open_emulator(service, faults=[Fault(on=step, end_after=3)]) as emulator:
+        with pytest.raises(trioprov.IncompleteReply) as caught:
+            await answered(emulator.provider)
+        assert caught.value.partial
+        assert len([request for request in emulator.requests if request.step == step]) == 1
+        assert_no_orphans(emulator)
+
+
+# -- When -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_retry_after_is_waited_out(form: str) -> None:
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    value = "1" if form == "seconds" else email.utils.format_datetime(then, usegmt=True)
+    async with open_emulator(
+        H2o, faults=[Fault(on="generate", status=429, headers={"Retry-After": value})]
+    ) as emulator:
+        begun = trio.current_time()
+        await answered(emulator.provider, Retry(delay=0))
+        assert 0.9 <= trio.current_time() - begun < 4
+
+
+async def test_a_retry_after_of_days_is_capped() -> None:
+    async with open_emulator(
+        H2o, faults=[Fault(on="generate", status=429, headers={"Retry-After": "1382400"})]
+    ) as emulator:
+        with trio.fail_after(5):
+            answer, _ = await answered(emulator.provider, Retry(max_delay=0.2))
+        assert answer.text
+
+
+async def test_a_wait_that_the_deadline_would_not_outlast_is_not_begun() -> None:
+    async with open_emulator(H2o, faults=[Fault(on="generate", status=429, headers={"Retry-After": "10"})]) as emulator:
+        with trio.fail_after(2), pytest.raises(trioprov.RateLimited) as caught:
+            await answered(emulator.provider, deadlines=Deadlines(first_token=5))
+        assert caught.value.retry_after == 10
+        assert_no_orphans(emulator)
+
+
+async def test_the_deadline_goes_on_through_the_attempts() -> None:
+    fault = Fault(on="generate", status=503, times=math.inf, delay=0.2)
+    async with open_emulator(H2o, faults=[fault]) as emulator:
+        begun = trio.current_time()
+        with pytest.raises((trioprov.Overloaded, trioprov.FirstTokenTimeout)):
+            await answered(emulator.provider, Retry(attempts=1000, delay=0.01), deadlines=Deadlines(first_token=1))
+        assert trio.current_time() - begun < 2
+        assert_no_orphans(emulator)
+
+
+async def test_stopping_and_closing_end_a_wait_at_once(service: type[Provider]) -> None:
+    fault = Fault(on=STREAM[service.name], status=503, times=math.inf)
+    async with open_emulator(service, faults=[fault]) as emulator:
+        for how in ("stop", "close"):
+            async with (
+                trioprov.open_client(retry=Retry(attempts=99, delay=30)) as client,
+                trioprov.open_session(emulator.provider, client=client) as session,
+            ):
+                with trio.fail_after(3):
+                    async with session.ask(QUESTION, deadlines=Deadlines(first_token=None)) as reply:
+                        with reply.subscribe() as events:
+                            async for event in events:
+                                if isinstance(event, Notice):
+                                    break
+                        if how == "stop":
+                            reply.stop()
+                        else:
+                            session.close()
+                    await session.aclose()
+        assert_no_orphans(emulator)
+
+
+def test_a_wrong_policy_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="attempts"):
+        Retry(attempts=0)
+    with pytest.raises(TypeError, match="attempts"):
+        Retry(attempts=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="delay"):
+        Retry(delay=-1)
+    with pytest.raises(ValueError, match="max_delay"):
+        Retry(max_delay=math.nan)
+    with pytest.raises(TypeError, match="Retry"):
+        trioprov.open_client(retry=3)  # type: ignore[arg-type]
+
+
+# -- One pending answer per account -----------------------------------------------------------------------------------
+
+
+async def test_sessions_of_one_account_ask_one_after_another_until_an_answer_begins() -> None:
+    # The real server cancels every other pending answer of the account, whose stream then never ends.
+    async with (
+        open_emulator(OpenAssistant, first_delay=0.3, token_delay=0.01) as emulator,
+        trioprov.open_client() as client,
+    ):
+        begun = trio.current_time()
+        answers = await trioprov.gather(QUESTION, [emulator.provider] * 4, client=client)
+        assert [answer.finish_reason for answer in answers] == ["stop"] * 4
+        assert trio.current_time() - begun > 1.0
+        assert_no_orphans(emulator)
+
+
+async def test_the_wait_for_ones_own_account_does_not_count_for_the_first_token() -> None:
+    async with open_emulator(OpenAssistant, first_delay=0.5) as emulator:
+        deadlines = Deadlines(first_token=1.2)
+        answers = await trioprov.gather(QUESTION, [emulator.provider] * 4, deadlines=deadlines)
+        assert [answer.error for answer in answers] == [None] * 4
+
+
+async def test_who_leaves_while_waiting_for_the_account_holds_nobody_up() -> None:
+    async with open_emulator(OpenAssistant, first_delay=0.4) as emulator, trioprov.open_client() as client:
+        async with trioprov.fan_out(QUESTION, [emulator.provider] * 3, client=client) as fan:
+            await trio.sleep(0.2)
+            fan.lanes[1].close()
+            with trio.fail_after(5):
+                answers = await fan.wait()
+        assert [answer.finish_reason for answer in answers] == ["stop", "interrupted", "stop"]
+    assert_no_orphans(emulator)
