@@ -142,6 +142,22 @@ async def gather_one_by_one(providers: tuple[Provider, ...], client: Client) -> 
     assert [answer.text for answer in answers] == ["Light scatters."] * len(providers)
 
 
+async def race(providers: tuple[Provider, ...], client: Client) -> None:
+    async with trioprov.race(QUESTION, providers, client=client, stagger=0.2) as reply:
+        assert (await reply.wait()).text == "Light scatters."
+
+
+async def race_without_client(providers: tuple[Provider, ...], _: Client) -> None:
+    async with trioprov.race(QUESTION, providers, until="finished") as reply:
+        assert reply.text == "Light scatters."
+
+
+async def again(provider: Provider, _: Client) -> None:
+    """The server has no time at first."""
+    async with trioprov.open_client(retry=trioprov.Retry(delay=3)) as client:
+        assert (await trioprov.ask(QUESTION, provider, client=client)).text == "Light scatters."
+
+
 ALONE: Sequence[Callable[[Provider, Client], Awaitable[object]]] = (
     open_and_exit,
     ask_and_read,
@@ -154,13 +170,24 @@ ALONE: Sequence[Callable[[Provider, Client], Awaitable[object]]] = (
     in_a_nursery,
 )
 
+# The request that a server which has no time refuses.
+BUSY: dict[type[Provider], str] = {H2o: "generate", OpenAssistant: "assistant", AllenAI: "stream"}
+
 SWEEPS: Mapping[str, Callable[[], Awaitable[EverywhereReport]]] = {
     # The longest first, so that no processor is left with one at the end.
     "fan_out, all": lambda: cancel_everywhere(fan_out, SERVICES, **SCRIPT),
+    "race, all": lambda: cancel_everywhere(race, SERVICES, **SCRIPT),
+    "race_without_client, two": lambda: cancel_everywhere(race_without_client, (H2o, OpenAssistant), **SCRIPT),
     "gather_one_by_one, two": lambda: cancel_everywhere(gather_one_by_one, (H2o, AllenAI), **SCRIPT),
     **{
         f"{scenario.__name__}, {service.name}": partial(cancel_everywhere, scenario, service, **SCRIPT)
         for scenario in ALONE
+        for service in SERVICES
+    },
+    **{
+        f"again, {service.name}": partial(
+            cancel_everywhere, again, service, faults=[Fault(on=BUSY[service], status=503)], **SCRIPT
+        )
         for service in SERVICES
     },
     **{
