@@ -201,7 +201,7 @@ async def test_every_file_of_a_journal_is_for_its_owner_alone(tmp_path: Path, um
 def test_a_file_that_others_could_read_is_narrowed_and_its_companions_with_it(tmp_path: Path, make: str) -> None:
     path = tmp_path / "owed.db"
     if make == "used":
-        Journal(path).entries()
+        Journal(path).open().close()
     path.touch()
     path.chmod(0o644)
     with Journal(path).open():
@@ -598,7 +598,7 @@ def test_what_is_no_journal_gives_a_clear_error_and_is_not_touched(tmp_path: Pat
 
 def test_a_newer_version_is_seen_even_while_it_is_only_in_the_wal(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
-    Journal(path).entries()
+    Journal(path).open().close()
     with closing(sqlite3.connect(path, isolation_level=None)) as newer:
         newer.execute("ALTER TABLE debt ADD COLUMN more TEXT")
         newer.execute("PRAGMA user_version = 2")
@@ -661,7 +661,7 @@ def test_somebody_elses_journal_cannot_be_used(readable: bool) -> None:
         pytest.skip("only root can be somebody else")
     with mounted("1m") as place:
         path = place / "owed.db"
-        Journal(path).entries()
+        Journal(path).open().close()
         place.chmod(0o755)
         if readable:
             path.chmod(0o644)
@@ -713,7 +713,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_so() -> None:
     with mounted("64k") as place:
         fill(place)
         with pytest.raises(JournalError, match=r"full|No space|disk"):
-            Journal(place / "owed.db").entries()
+            Journal(place / "owed.db").open()
 
 
 @pytest.mark.parametrize("when", ["in the create", "after it"])
@@ -851,7 +851,7 @@ async def locked_for_a_while(nursery: trio.Nursery, path: Path) -> trio.Event:
 
 async def test_opening_a_journal_that_is_locked_stops_nobody(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
-    Journal(path).entries()
+    Journal(path).open().close()
     async with child("lock", journal=str(path), how="whole file") as locker, trio.open_nursery() as nursery:
         stop = trio.Event()
         standstill = await nursery.start(longest_standstill, stop)
@@ -871,7 +871,7 @@ async def test_opening_a_journal_that_is_locked_stops_nobody(tmp_path: Path) -> 
 
 def test_abandoning_a_debt_under_a_lock_is_a_journal_error_or_a_wait(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
-    Journal(path).entries()
+    Journal(path).open().close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="locked"):

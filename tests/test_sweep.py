@@ -932,3 +932,13 @@ async def test_a_sweep_that_is_cancelled_before_it_begins_touches_nothing(tmp_pa
 
 def test_a_report_is_a_value() -> None:
     assert asdict(SweepReport(deleted=1)) == {"deleted": 1, "already_gone": 0, "owed": 0, "lost": 0}
+
+
+async def test_a_journal_that_was_never_used_owes_nothing_and_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "typo.db"
+    assert await trioprov.sweep(path) == NOTHING
+    assert Journal(path).entries() == []
+    assert not Journal(path).abandon(1)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(trioprov.JournalError, match="nowhere"):
+        await trioprov.sweep(tmp_path / "nowhere" / "owed.db")

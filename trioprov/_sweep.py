@@ -59,6 +59,8 @@ async def sweep(journal: Journal | str | os.PathLike[str], providers: Iterable[P
     """
     await trio.lowlevel.checkpoint()
     journal = journal if isinstance(journal, Journal) else Journal(journal)
+    if journal.unused:
+        return SweepReport()
     transport = Transport()
     with await journal.aopen() as ledger:
         try:

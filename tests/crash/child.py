@@ -188,7 +188,7 @@ def first(journals: list[str]) -> None:
     trouble: list[str] = []
     for journal in journals:
         try:
-            trioprov.Journal(journal).entries()
+            trioprov.Journal(journal).open().close()
         except Exception as exc:
             trouble.append(repr(exc))
     say(trouble)

@@ -37,12 +37,19 @@ class Journal:
         self.path: Path = Path(path)
         self.durable: bool = durable
 
+    @property
+    def unused(self) -> bool:
+        """Whether there is no file yet, though there could be one."""
+        return not self.path.exists() and self.path.parent.is_dir()
+
     def entries(self) -> list[JournalEntry]:
-        """All debts, the oldest first; not a checkpoint.
+        """All debts, the oldest first; none, and no file is made, if there is none. Not a checkpoint.
 
         Raises:
             JournalError: the file cannot be read, or is no journal.
         """
+        if self.unused:
+            return []
         with self.open() as ledger, explained(self.path):
             return ledger.entries()
 
@@ -52,6 +59,8 @@ class Journal:
         Raises:
             JournalError: the file cannot be written, or is no journal.
         """
+        if self.unused:
+            return False
         with self.open() as ledger, explained(self.path):
             return _briefly(lambda: ledger.strike_now(entry_id))
 
