@@ -163,5 +163,8 @@ def test_single_bytes_take_linear_time(bare_cr: bool) -> None:
 
 def test_the_floor_shows_these_names_and_each_says_what_it_is() -> None:
     public = {name for name in vars(wire) if not name.startswith("_")} - {"annotations"}
-    assert public == {"LineSplitter", "NDJSONDecoder", "SSEDecoder", "ServerSentEvent", "loads", "reader"}
+    assert public == {
+        *("LineSplitter", "NDJSONDecoder", "NDJSONValues", "SSEDecoder", "SSEValues", "ServerSentEvent"),
+        *("loads", "reader"),
+    }
     assert all(vars(wire)[name].__doc__ for name in public)

@@ -10,7 +10,7 @@ import msgspec
 from .._conversation import Conversation
 from .._errors import IncompleteReply, Overloaded, ProviderError, RemoteProtocolError
 from .._events import Event, Finish, Notice, Queued
-from ..wire import SSEDecoder, reader
+from ..wire import SSEValues
 from ._decoder import Decoder
 from ._refusal import shortened
 
@@ -23,12 +23,13 @@ def settled(conversation: Conversation, state: object) -> Conversation:
     return conversation.replace(pending=None, parent=parent, unanswered=None, unanswered_prompt=None, started=True)
 
 
-class _Body(msgspec.Struct):
+# `gc=False`: what is read from JSON is never part of a cycle, and a stream is many small events.
+class _Body(msgspec.Struct, gc=False):
     content: str | None = None
     state: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     event_type: str
     text: str | None = None
     queue_position: int | None = None
@@ -47,9 +48,6 @@ class _Event(msgspec.Struct):
         return shortened(" · ".join(shortened(part, 2000) for part in said if part), 4000)
 
 
-_read = reader(_Event)
-
-
 class OpenAssistantDecoder(Decoder):
     """The events of one answer; ``message`` and ``error`` end it.
 
@@ -62,13 +60,12 @@ class OpenAssistantDecoder(Decoder):
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(conversation)
-        self._sse = SSEDecoder()
+        self._events = SSEValues(_Event)
         self.heard = False
 
     def decode(self, data: bytes, events: list[Event]) -> None:
-        for event in self._sse.receive_data(data):
+        for said in self._events.receive_data(data):
             self.heard = True
-            said = _read(event.data)
             kind = said.event_type
             if kind == "token":
                 if said.text:

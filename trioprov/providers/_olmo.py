@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
+
 from .._conversation import Conversation
 from .._errors import Overloaded, ProviderError, RemoteProtocolError
 from .._events import Event, Finish, FinishReason
-from ..wire import NDJSONDecoder, loads
+from ..wire import NDJSONValues
 from ._decoder import Decoder
 from ._refusal import code_word, given_id, shortened
 
@@ -15,6 +17,21 @@ from ._refusal import code_word, given_id, shortened
 _DEPTH = 100
 
 _REASONS: dict[object, FinishReason] = {None: "stop", "stop": "stop", "length": "length"}
+
+
+class _Line(msgspec.Struct, gc=False):
+    """What is looked at of any line. What it may be is not checked here; whether it is there can matter."""
+
+    content: Any = None
+    error: Any = None
+    reason: Any = None
+    message: Any = None
+    root: Any = None
+    finish_reason: Any = None
+    type: Any = msgspec.UNSET
+    id: Any = msgspec.UNSET
+    role: Any = msgspec.UNSET
+    children: Any = msgspec.UNSET
 
 
 class OlmoDecoder(Decoder):
@@ -26,41 +43,40 @@ class OlmoDecoder(Decoder):
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(conversation)
-        self._lines = NDJSONDecoder()
+        self._lines = NDJSONValues(_Line)
         self._begun = False
         self._failure: ProviderError | None = None
         self._too_long = False
 
     def decode(self, data: bytes, events: list[Event]) -> None:
         for line in self._lines.receive_data(data):
-            if self._line(loads(line), events):
+            if self._line(line, events):
                 return
 
     def decode_eof(self, events: list[Event]) -> None:
-        for line in self._lines.receive_eof():
-            try:
-                said = loads(line)
-            except RemoteProtocolError:
-                continue  # a line without its end was cut
-            if self._line(said, events):
+        try:
+            rest = list(self._lines.receive_eof())
+        except RemoteProtocolError:
+            rest = []  # a line without its end was cut
+        for line in rest:
+            if self._line(line, events):
                 return
         if self._failure is not None or self._too_long:
             # The server told why before the stream was cut.
             events.append(self._finish(None))
 
-    def _line(self, said: object, events: list[Event]) -> bool:
+    def _line(self, line: _Line, events: list[Event]) -> bool:
         """Take one line; true if it was the last."""
-        if not isinstance(said, dict):
-            raise RemoteProtocolError("a line of the stream is not a JSON object")
-        fields = cast("dict[str, Any]", said)
-        if "children" in fields or ("id" in fields and "role" in fields):
-            return self._tree(fields, events)
-        if fields.get("error") is not None:
-            self._error(fields)
-        elif fields.get("type") == "start":  # sent for some months of 2025, before the tree
-            self._bind(fields.get("message"))
-        elif "type" not in fields and isinstance(content := fields.get("content"), str) and content:
-            events.append(content)
+        unset = msgspec.UNSET
+        if line.children is not unset or (line.id is not unset and line.role is not unset):
+            return self._tree(msgspec.structs.asdict(line), events)
+        if line.error is not None:
+            self._error(line)
+        elif line.type is unset:
+            if isinstance(line.content, str) and line.content:
+                events.append(line.content)
+        elif line.type == "start":  # sent for some months of 2025, before the tree
+            self._bind(line.message)
         return False
 
     def _tree(self, top: dict[str, Any], events: list[Event]) -> bool:
@@ -88,13 +104,13 @@ class OlmoDecoder(Decoder):
             self.conversation = self.conversation.replace(strays=[*strays, found])
             raise RemoteProtocolError("the server began another thread than the one it was asked in")
 
-    def _error(self, fields: dict[str, Any]) -> None:
-        reason = fields.get("reason") or fields["error"]
+    def _error(self, line: _Line) -> None:
+        reason = line.reason or line.error
         if reason == "length":
             self._too_long = True
         elif self._failure is None:
             kind = Overloaded if reason == "model overloaded" else ProviderError
-            self._failure = kind(shortened(fields["error"]), code=code_word(reason))
+            self._failure = kind(shortened(line.error), code=code_word(reason))
 
     def _finish(self, reason: object) -> Finish:
         if self._failure is not None:

@@ -10,7 +10,7 @@ import msgspec
 from .._conversation import Conversation
 from .._errors import InvalidRequest, Overloaded, ProviderError, RemoteProtocolError
 from .._events import Event, Finish, FinishReason, Usage
-from ..wire import SSEDecoder, reader
+from ..wire import SSEValues
 from ._decoder import Decoder
 from ._refusal import code_word, shortened
 
@@ -18,26 +18,25 @@ from ._refusal import code_word, shortened
 _END_OF_TEXT = "<|endoftext|>"
 
 
-class _Piece(msgspec.Struct):
+# `gc=False`: what is read from JSON is never part of a cycle, and a stream is many small messages.
+class _Piece(msgspec.Struct, gc=False):
     text: str
     special: bool | None = False
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     generated_tokens: int | None = None
     input_length: int | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     token: _Piece | None = None
     generated_text: str | None = None
     details: _Details | None = None
     error: Any = None
     error_type: Any = None
 
-
-_read = reader(_Message)
 
 _REASONS: dict[str, FinishReason] = {"eos_token": "stop", "length": "length", "stop_sequence": "stop_sequence"}
 
@@ -55,14 +54,13 @@ class TGIDecoder(Decoder):
 
     def __init__(self, conversation: Conversation, stop: Sequence[str] = ()) -> None:
         super().__init__(conversation)
-        self._sse = SSEDecoder()
+        self._messages = SSEValues(_Message)
         self._stop = tuple(stop)
         self._before = conversation.get("started")
         self._silent = True
 
     def decode(self, data: bytes, events: list[Event]) -> None:
-        for event in self._sse.receive_data(data):
-            message = _read(event.data)
+        for message in self._messages.receive_data(data):
             token = message.token
             if token is not None and not token.special and token.text and token.text != _END_OF_TEXT:
                 events.append(token.text)

@@ -14,3 +14,5 @@ from ._lines import LineSplitter as LineSplitter
 from ._ndjson import NDJSONDecoder as NDJSONDecoder
 from ._sse import ServerSentEvent as ServerSentEvent
 from ._sse import SSEDecoder as SSEDecoder
+from ._values import NDJSONValues as NDJSONValues
+from ._values import SSEValues as SSEValues

@@ -39,7 +39,7 @@ def reader(type_: type[T]) -> Callable[[bytes | str], T]:
     Returns:
         A function that raises `RemoteProtocolError` for what is no JSON text, or one of another type.
     """
-    decoder = _decoder(type_)
+    decoder = decoder_of(type_)
 
     def read(data: bytes | str) -> T:
         return _decode(decoder, data)
@@ -48,7 +48,8 @@ def reader(type_: type[T]) -> Callable[[bytes | str], T]:
 
 
 @functools.cache
-def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+def decoder_of(type_: Any) -> msgspec.json.Decoder[Any]:
+    """The one decoder of a type; it raises errors of its own, and does not look at all of what it skips."""
     return msgspec.json.Decoder(type_)
 
 
