@@ -114,11 +114,13 @@ class Broadcast(Generic[T]):
         end = len(self.items)
         for cursor in self._cursors:
             unread = cursor.unread(end)
-            cursor.peak = max(cursor.peak, unread)
+            if unread > cursor.peak:
+                cursor.peak = unread
             cursor.ready = 0
             if unread > cursor.limit and cursor.when_full == "detach" and cursor.cut_off is None:
                 cursor.cut_off = end - unread + int(cursor.limit)
-        self._readers.unpark_all()
+        if self._readers:
+            self._readers.unpark_all()
 
     def close(self, *last: T) -> None:
         """Publish the last item, which nobody misses, and end the log; nobody holds anything back any more."""
@@ -188,11 +190,8 @@ class Broadcast(Generic[T]):
             cursor.rested = cursor.position
         waited = False
         while not cursor.closed:
-            try:
+            if cursor.position < len(self.items) or self.closed or cursor.position == cursor.cut_off:
                 item = self.take(cursor, waited=waited)
-            except trio.WouldBlock:
-                pass
-            else:
                 if not waited:
                     self._get_ready(cursor)
                 return item
@@ -206,6 +205,26 @@ class Broadcast(Generic[T]):
             cursor.rested = cursor.position
             waited = True
         raise trio.ClosedResourceError
+
+    def here(self, cursor: Cursor[T]) -> list[T]:
+        """The next items of a cursor without a buffer, as many as it may take without a checkpoint; maybe none."""
+        items = self.items[cursor.position : cursor.rested + _STRIDE]
+        cursor.position += len(items)
+        return items
+
+    async def more(self, cursor: Cursor[T]) -> None:
+        """When `here` had none: a checkpoint, until there are some.
+
+        Raises:
+            trio.EndOfChannel: there will be none.
+        """
+        if cursor.position < len(self.items):
+            await trio.lowlevel.checkpoint()
+        elif self.closed:
+            raise trio.EndOfChannel
+        else:
+            await self._readers.park()
+        cursor.rested = cursor.position
 
     def _get_ready(self, cursor: Cursor[T]) -> None:
         """Note how far the cursor may go without a look at its buffer, which begins where the replay ends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 import trio
@@ -123,24 +124,23 @@ class _Tokens:
         self._reply = reply  # keeps the session alive
         self._log = reply._transcript.log  # pyright: ignore[reportPrivateUsage] - the same room
         self._cursor = self._log.subscribe(buffer=math.inf, when_full=None, replay=True)
+        self._here: Iterator[Event] = iter(())
 
     def __aiter__(self) -> Self:
         return self
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Token:
-        log, cursor = self._log, self._cursor
         while True:
-            position = cursor.position
-            if position < cursor.ready:  # the beginning of `next`, for a third less than its call
-                cursor.position = position + 1
-                event = log.items[position]
-            else:
-                try:
-                    event = await log.next(cursor)
-                except trio.EndOfChannel:
-                    raise StopAsyncIteration from None
-            if isinstance(event, str):
-                return event
-            if isinstance(event, Finish) and event.error is not None:
-                raise another(event.error)
+            for event in self._here:  # goes on where the last call left it
+                if isinstance(event, str):
+                    return event
+                if isinstance(event, Finish) and event.error is not None:
+                    raise another(event.error)
+            if events := self._log.here(self._cursor):
+                self._here = iter(events)
+                continue
+            try:
+                await self._log.more(self._cursor)
+            except trio.EndOfChannel:
+                raise StopAsyncIteration from None

@@ -192,12 +192,14 @@ class Transcript:
 
     def _publish(self, events: Sequence[Event]) -> None:
         tokens = [event for event in events if isinstance(event, str)]
-        size = len("".join(tokens).encode("utf-8", "replace")) + _EVENT_BYTES * (len(events) - len(tokens))
+        text = "".join(tokens)
+        size = len(text if text.isascii() else text.encode("utf-8", "replace"))
+        size += _EVENT_BYTES * (len(events) - len(tokens))
         if self._size + size > self._max_bytes:
             self._publish_what_fits(events)
             return
         self._size += size
-        self._text += tokens
+        self._text.append(text)
         self.log.publish(events)
 
     def _publish_what_fits(self, events: Sequence[Event]) -> None:
