@@ -190,7 +190,7 @@ class Broadcast(Generic[T]):
             cursor.rested = cursor.position
         waited = False
         while not cursor.closed:
-            if cursor.position < len(self.items) or self.closed or cursor.position == cursor.cut_off:
+            if cursor.position < len(self.items) or self.closed or cursor.cut_off is not None:
                 item = self.take(cursor, waited=waited)
                 if not waited:
                     self._get_ready(cursor)
