@@ -9,18 +9,31 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
-# Seconds after which a client that has not ended never will. The slowest measurement takes four.
-_PATIENCE = 60
+# Seconds after which a client that has not ended never will. The slowest measurement takes thirty.
+_PATIENCE = 120
+
+# What clients need, beside the dependencies of the project where they import it. Each peer that brings half of PyPI has
+# an environment of its own, so that none decides which versions another one gets.
+ENVIRONMENTS: Mapping[str, Sequence[str]] = {
+    "by hand": ("aiohttp", "httptools", "trustme", *(["uvloop"] if os.name == "posix" else [])),
+    "g4f": ("g4f==0.2.5.4",),
+    "openai": ("openai",),
+    "litellm": ("litellm",),
+    "any-llm": ("any-llm-sdk[openai]",),
+    "pydantic-ai": ("pydantic-ai-slim[openai]",),
+}
+OURS = "by hand"
 
 
 class Failed(Exception):
@@ -29,33 +42,53 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """The interpreter that runs clients, and what it can import.
+    """An interpreter that runs clients, and what it can import.
 
     Attributes:
         python: its path.
         versions: of every package, by name.
-        missing: why a peer could not be installed, by name.
     """
 
     python: Path
     versions: Mapping[str, str]
-    missing: Mapping[str, str]
 
 
-def prepare(peers: Iterable[str], *, fresh: bool = False) -> Environment:
-    """Make, or complete, an environment of our own in the cache: the project's dependencies, and the peers.
+def prepare(names: Iterable[str], *, fresh: bool = False) -> tuple[dict[str, Environment], dict[str, str]]:
+    """Make, or complete, environments of our own in the cache.
 
     The project itself is not installed there. Clients import it from this checkout, so it is never an old one.
 
     Args:
-        peers: packages that are measured against; one that cannot be installed is left out.
+        names: of `ENVIRONMENTS`; one that cannot be made is left out.
         fresh: begin with nothing, and so with the newest versions.
 
+    Returns:
+        Those that are there, and why the others are not.
+
     Raises:
-        Failed: the environment could not be made, or a dependency not be installed.
+        Failed: the one that the project is measured in could not be made.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "trioprov-benchmarks" / str(sys.implementation.cache_tag)
+    there: dict[str, Environment] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            there[name] = _environment(home / name.replace(" ", "-"), _packages(name), fresh=fresh)
+        except Failed as failure:
+            if name == OURS:
+                raise
+            missing[name] = str(failure)
+            _tell(f"{name} is left out: {failure}")
+    return there, missing
+
+
+def _packages(name: str) -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*ENVIRONMENTS[name], *(project["dependencies"] if name == OURS else ())]
+
+
+def _environment(home: Path, packages: list[str], *, fresh: bool) -> Environment:
     if fresh and home.exists():
         rmtree(home)
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -64,21 +97,17 @@ def prepare(peers: Iterable[str], *, fresh: bool = False) -> Environment:
         made = _run([sys.executable, "-m", "venv", str(home)])
         if made.returncode:
             raise Failed(f"no virtual environment (does Python have venv and ensurepip?)\n{made.stdout}{made.stderr}")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    installed = _run([*pip, "install", "-q", *project["dependencies"]])
-    if installed.returncode:
-        raise Failed(f"the dependencies of trioprov could not be installed\n{installed.stderr}")
-    missing: dict[str, str] = {}
-    for peer in peers:
-        installed = _run([*pip, "install", "-q", peer])
+    done = home / "installed.txt"
+    if not done.exists() or done.read_text().splitlines() != packages:
+        installed = _run([*pip, "install", "-q", *packages])
         if installed.returncode:
             said = installed.stderr.strip().splitlines()
-            missing[peer] = next((line for line in reversed(said) if line.startswith("ERROR:")), "pip failed")
-            _tell(f"{peer} is left out: {missing[peer]}")
+            raise Failed(next((line for line in reversed(said) if line.startswith("ERROR:")), "pip failed"))
+        done.write_text("\n".join(packages))
     listed = _run([*pip, "list", "--format", "json"])
     versions = {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}
-    return Environment(python, versions, missing)
+    return Environment(python, versions)
 
 
 @dataclass(frozen=True)
@@ -95,20 +124,49 @@ def cores() -> Cores:
     return Cores(usable[0], usable[-1]) if len(usable) > 1 else Cores(None, None)
 
 
+@dataclass(frozen=True)
+class Client:
+    """Who is measured.
+
+    Attributes:
+        label: its name in the tables.
+        script: its file in ``clients/``.
+        environment: where it can run.
+        loop: the event loop, where there is a choice.
+        slow: it takes so long that two rounds must do.
+        format: what it has the server speak, if it is not told by the question.
+    """
+
+    label: str
+    script: str
+    environment: str = OURS
+    loop: str = ""
+    slow: bool = False
+    format: str = ""
+
+
+Report = Mapping[str, Any]
+
+
 class Laboratory:
     """Where clients are measured; made by `open_laboratory`."""
 
-    def __init__(self, environment: Environment, where: Cores, port: int) -> None:
-        self.environment = environment
+    def __init__(
+        self, environments: Mapping[str, Environment], where: Cores, ports: Mapping[str, int], certificate: Path
+    ) -> None:
+        self.environments = environments
+        self.has_tls = "tls" in ports
         self._where = where
-        self._url = f"http://127.0.0.1:{port}"
+        self._url = f"http://127.0.0.1:{ports['port']}"
+        self._tls = f"https://127.0.0.1:{ports.get('tls')}"
+        self._certificate = certificate
 
     def count(self) -> Mapping[str, float]:
         """What the server has counted so far."""
         with urllib.request.urlopen(f"{self._url}/count", timeout=10) as response:
             return json.load(response)
 
-    def measure(self, script: str, *arguments: str) -> Mapping[str, Any]:
+    def measure(self, client: Client, question: str, *arguments: str, tls: bool = False) -> Report:
         """Run a client in a fresh interpreter, alone, and return what it reports.
 
         Added to that is what the server has to say: ``sent`` (tokens) and ``server`` (its own CPU time, in seconds).
@@ -117,35 +175,46 @@ class Laboratory:
             Failed: it failed, or did not delete a conversation that it had created.
         """
         before = self.count()
-        command = [str(self.environment.python), str(HERE / "clients" / script), self._url, *arguments]
+        url = self._tls if tls else self._url
+        script = str(HERE / "clients" / client.script)
+        done = self.run(client.environment, script, question, url, *arguments, loop=client.loop)
+        after = self.count()
+        created, deleted = (after[what] - before[what] for what in ("created", "deleted"))
+        if after["open"] or created != deleted:
+            raise Failed(f"{client.script} created {created} conversations and deleted {deleted}")
+        sent, server = (after[what] - before[what] for what in ("tokens", "cpu"))
+        return {**json.loads(done), "sent": sent, "server": server}
+
+    def run(self, environment: str, *arguments: str, loop: str = "") -> str:
+        """What a program of that environment prints.
+
+        Raises:
+            Failed: it failed, or did not end.
+        """
+        variables = {"PYTHONPATH": str(ROOT), "BENCHMARK_LOOP": loop, "BENCHMARK_CA": str(self._certificate)}
         try:
             done = _run(
-                command,
+                [str(self.environments[environment].python), *arguments],
                 preexec_fn=_pin(self._where.client),
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, **variables},
                 timeout=_PATIENCE,
             )
         except subprocess.TimeoutExpired:
-            raise Failed(f"{script} was not ready within {_PATIENCE} s") from None
+            raise Failed(f"{' '.join(arguments)} was not ready within {_PATIENCE} s") from None
         if done.returncode:
-            raise Failed(f"{script} failed\n{done.stderr}")
-        after = self.count()
-        created, deleted = (after[what] - before[what] for what in ("created", "deleted"))
-        if after["open"] or not created or created != deleted:
-            raise Failed(f"{script} created {created} conversations and deleted {deleted}")
-        sent, server = (after[what] - before[what] for what in ("tokens", "cpu"))
-        return {**json.loads(done.stdout), "sent": sent, "server": server}
+            raise Failed(f"{' '.join(arguments)} failed\n{done.stderr}")
+        return done.stdout
 
 
 @contextmanager
-def open_laboratory(environment: Environment, where: Cores) -> Generator[Laboratory]:
+def open_laboratory(environments: Mapping[str, Environment], where: Cores) -> Generator[Laboratory]:
     """The load server, and whoever keeps the clients' core awake, for as long as the block lasts."""
     helpers: list[subprocess.Popen[str]] = []
 
-    def start(script: str, core: int | None) -> subprocess.Popen[str]:
+    def start(script: str, core: int | None, *arguments: str) -> subprocess.Popen[str]:
         # The server runs on the interpreter we run on, because it needs nothing else.
         helper = subprocess.Popen(
-            [sys.executable, str(HERE / script)],
+            [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -154,17 +223,19 @@ def open_laboratory(environment: Environment, where: Cores) -> Generator[Laborat
         helpers.append(helper)
         return helper
 
-    try:
-        server = start("load_server.py", where.server)
-        assert server.stdout is not None
-        port = json.loads(server.stdout.readline())["port"]
-        if where.client is not None:
-            start("spinner.py", where.client)
-        yield Laboratory(environment, where, port)
-    finally:
-        for helper in helpers:
-            helper.kill()
-            helper.communicate()
+    with TemporaryDirectory() as directory:
+        made = _run([str(environments[OURS].python), "-m", "trustme", "-q", "-d", directory, "-i", "127.0.0.1"])
+        try:
+            server = start("load_server.py", where.server, *([] if made.returncode else [directory]))
+            assert server.stdout is not None
+            ports = json.loads(server.stdout.readline())
+            if where.client is not None:
+                start("spinner.py", where.client)
+            yield Laboratory(environments, where, ports, Path(directory, "client.pem"))
+        finally:
+            for helper in helpers:
+                helper.kill()
+                helper.communicate()
 
 
 def _pin(core: int | None) -> Callable[[], None] | None:

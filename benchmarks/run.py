@@ -7,28 +7,48 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
+from types import ModuleType
 
 import harness
-import tokens
-from harness import HERE, Cores, Environment, Failed
+from harness import ENVIRONMENTS, HERE, OURS, Cores, Environment, Failed
+from questions import bridge, cancelling, crowd, first_token, lanes, readers, starting, tokens
 
 _RESULTS = HERE / "RESULTS.md"
+
+# Each with its rounds: the figures of a crowd, or of an import, differ less from one to the next.
+QUESTIONS: Mapping[ModuleType, int] = {
+    tokens: 5,
+    first_token: 5,
+    readers: 3,
+    lanes: 5,
+    crowd: 2,
+    cancelling: 3,
+    starting: 5,
+    bridge: 3,
+}
 
 
 def main() -> None:
     """Do what the command line says; the exit status is 1 if any client did not do its work."""
-    parser = argparse.ArgumentParser(description="What does one token of one stream cost?")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of seconds, whose figures mean nothing")
-    parser.add_argument("--rounds", type=int, default=9, help="how often everything is measured (default: 9)")
+    names = [_name(question) for question in QUESTIONS]
+    parser = argparse.ArgumentParser(description="What does trioprov cost, and what do others?")
+    parser.add_argument("question", nargs="*", help=f"any of {', '.join(names)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run, whose figures mean nothing")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured")
+    parser.add_argument("--only-ours", action="store_true", help="without the peers that need environments of their own")
     parser.add_argument("--write", action="store_true", help=f"write the tables to {_RESULTS.name} too")
-    parser.add_argument("--fresh", action="store_true", help="install the peers anew, in their newest versions")
+    parser.add_argument("--fresh", action="store_true", help="install everything anew, in the newest versions")
     options = parser.parse_args()
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    if options.quick and options.write:
-        parser.error("the figures of --quick are not worth writing down")
+    if unknown := set(options.question) - set(names):
+        parser.error(f"there is no question {', '.join(sorted(unknown))}")
+    if options.write and (options.quick or options.question):
+        parser.error("only a whole run is worth writing down")
+    asked = [question for question in QUESTIONS if not options.question or _name(question) in options.question]
     try:
-        report = _report(1 if options.quick else options.rounds, quick=options.quick, fresh=options.fresh)
+        report = _report(asked, options.rounds, quick=options.quick, alone=options.only_ours, fresh=options.fresh)
     except Failed as failure:
         sys.exit(str(failure))
     print(report)
@@ -37,29 +57,42 @@ def main() -> None:
         _RESULTS.write_text(f"# Results\n\n{how}\n\n{report}\n")
 
 
-def _report(rounds: int, *, quick: bool, fresh: bool) -> str:
-    environment = harness.prepare(tokens.PEERS, fresh=fresh)
+def _name(question: ModuleType) -> str:
+    return question.__name__.rpartition(".")[2]
+
+
+def _report(asked: list[ModuleType], rounds: int | None, *, quick: bool, alone: bool, fresh: bool) -> str:
+    environments, missing = harness.prepare([OURS] if alone else ENVIRONMENTS, fresh=fresh)
     where = harness.cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with harness.open_laboratory(environment, where) as laboratory:
-        results = tokens.measure(laboratory, rounds=rounds, quick=quick)
-    parts = ["## What does one token of one stream cost?", tokens.table(results)]
+    start = time.monotonic()
+    parts: list[str] = []
+    with harness.open_laboratory(environments, where) as laboratory:
+        for question in asked:
+            print(f"{question.TITLE} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+            number = 1 if quick else rounds or QUESTIONS[question]
+            parts += [f"## {question.TITLE}", question.ask(laboratory, number, quick=quick)]
     if quick:
         parts.append("**A smoke run: everything worked, and the figures mean nothing.**")
-    return "\n\n".join([*parts, "## Environment", _environment(environment, where, rounds, load)])
+    environment = _environment(environments, missing, where, load, time.monotonic() - start)
+    return "\n\n".join([*parts, "## Environment", environment])
 
 
-def _environment(environment: Environment, where: Cores, rounds: int, load: float | None) -> str:
-    names = ("trio", "httpx", "httpcore", "h11", "msgspec", "aiohttp", "httptools")
-    versions = [f"{name} {environment.versions[name]}" for name in names if name in environment.versions]
+def _environment(
+    environments: Mapping[str, Environment], missing: Mapping[str, str], where: Cores, load: float | None, took: float
+) -> str:
+    ours = ("trio", "httpx", "httpcore", "h11", "msgspec", "httptools", "aiohttp", "uvloop")
+    peers = {"openai": "openai", "litellm": "litellm", "any-llm": "any-llm-sdk", "pydantic-ai": "pydantic-ai-slim"}
+    versions = [f"{name} {environments[OURS].versions[name]}" for name in ours if name in environments[OURS].versions]
+    versions += [f"{peers[name]} {there.versions[peers[name]]}" for name, there in environments.items() if name in peers]
     pinned = "nothing pinned" if where.client is None else f"clients on core {where.client}, server on {where.server}"
     lines = [
-        f"- {time.strftime('%Y-%m-%d')}, trioprov at {harness.revision()}, {rounds} round{'s' * (rounds > 1)}",
+        f"- {time.strftime('%Y-%m-%d')}, trioprov at {harness.revision()}; the run took {took / 60:.1f} minutes",
         f"- {platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.release()}, "
         f"{platform.machine()}",
         f"- {harness.processor()}, {os.cpu_count()} cores; {pinned}",
         f"- {', '.join(versions)}",
-        *(f"- without {peer}: {why}" for peer, why in environment.missing.items()),
+        *(f"- without {peer}: {why}" for peer, why in missing.items()),
     ]
     if load is not None:
         lines.append(f"- load average at the start: {load:.1f}")

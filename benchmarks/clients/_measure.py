@@ -1,34 +1,151 @@
-"""What every client does with its session: run it, look at the CPU clock, and say what it saw as a line of JSON."""
+"""The questions, as they are put to a client: what it does, when the clocks are looked at, and a line of JSON.
+
+A client is a module with an event loop (``loop``: ``_on_trio`` or ``_on_asyncio``) and
+
+- ``open_client(url)``: a block with connections;
+- ``open_conversation(client, shape, model)``: a block with a conversation, which is deleted at its end;
+- ``ask(conversation)``: a block with an async iterable of tokens;
+- ``read(conversation) -> list[str]``: the same answer, read by the shortest loop.
+
+A question that only some clients can be asked is a function of theirs, by its name.
+"""
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from statistics import median
 from typing import Any
 
 # Sessions of one token, to be subtracted from the long one. The first of them loads what is loaded late.
-SHORT = 5
+SHORT = 4
 
-Session = Callable[[str, str, int], Awaitable[list[str]]]
-"""``session(url, model, count)``: settings, conversation, a stream of ``count`` tokens, DELETE; returns the tokens."""
-
-
-def main(run: Callable[..., Any], session: Session) -> None:
-    """Measure ``session`` under the event loop of ``run``; the arguments are the command line's."""
-    url, model, count = sys.argv[1:]
-    print(json.dumps(run(_measured, session, url, model, int(count))))
+Report = dict[str, Any]
 
 
-async def _measured(session: Session, url: str, model: str, count: int) -> dict[str, Any]:
+def main(client: Any) -> None:
+    """``QUESTION URL ARGUMENT…``"""
+    _, question, url, *arguments = sys.argv
+    asked = getattr(client, question, None) or _QUESTIONS[question]
+    print(json.dumps(client.loop.run(asked, client, url, *arguments)))
+
+
+async def tokens(client: Any, url: str, shape: str, count: str, period: str) -> Report:
+    """CPU seconds of sessions of one token, and of one of ``count`` tokens."""
+
+    async def session(model: str) -> list[str]:
+        async with client.open_client(url) as http, client.open_conversation(http, shape, model) as conversation:
+            return await client.read(conversation)
+
+    return await measured(session, count, period)
+
+
+async def measured(session: Callable[[str], Awaitable[list[str]]], count: str, period: str) -> Report:
+    """The same, of any session that is told which model to ask."""
     short: list[float] = []
     for _ in range(SHORT):
         before = time.process_time()
-        await session(url, model, 1)
+        await session(f"1-{period}")
         short.append(time.process_time() - before)
     before = time.process_time()
-    tokens = await session(url, model, count)
+    came = await session(f"{count}-{period}")
     long = time.process_time() - before
-    return {"short": short[1:], "long": long, "tokens": len(tokens), "crc": zlib.crc32("".join(tokens).encode())}
+    text = zlib.crc32("".join(came).encode())
+    return {"session": median(short[1:]), "long": long, "count": len(came), "text": text}
+
+
+async def first_token(client: Any, url: str, times: str) -> Report:
+    """Seconds from asking to the first token, in a conversation that is open."""
+    waits: list[float] = []
+    async with client.open_client(url) as http, client.open_conversation(http, "tgi", "1-0") as conversation:
+        for _ in range(int(times)):
+            before = time.monotonic()
+            async with client.ask(conversation) as answer:
+                async for _token in answer:
+                    waits.append(time.monotonic() - before)
+            await client.loop.sleep(0.001)
+    return {"wait": median(waits[len(waits) // 10 :])}
+
+
+async def crowd(client: Any, url: str, streams: str, count: str, period: str, busy: str = "0") -> Report:
+    """So many streams at once, whose tokens say when they were sent; ``busy``: seconds the event loop is blocked for.
+
+    ``wall`` is the whole time, ``cpu`` that of the process, ``lags`` is how long after they were sent tokens came, by
+    percentile, and ``memory`` is what the process grew by, in kB.
+    """
+    lags: list[float] = []
+    done = 0
+    number = int(streams)
+
+    async def one() -> None:
+        nonlocal done
+        async with client.open_conversation(http, "tgi", f"{count}-{period}-stamped") as conversation:
+            async with client.ask(conversation) as answer:
+                async for token in answer:
+                    lags.append(time.monotonic() - float(token))
+        done += 1
+
+    async def hog() -> None:
+        while done < number:
+            until = time.monotonic() + float(busy)
+            while time.monotonic() < until:
+                pass
+            await client.loop.sleep(float(busy))
+
+    async with client.open_client(url) as http:
+        async with client.open_conversation(http, "tgi", "1-0-stamped") as conversation, client.ask(conversation) as answer:
+            async for _token in answer:
+                pass
+        memory, cpu, wall = _peak_memory(), time.process_time(), time.monotonic()
+        await client.loop.together([one] * number + ([hog] if float(busy) else []))
+        wall, cpu, memory = time.monotonic() - wall, time.process_time() - cpu, _peak_memory() - memory
+    lags.sort()
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "memory": memory,
+        "count": len(lags),
+        "lags": {name: lags[int(len(lags) * part)] for name, part in (("50", 0.5), ("99", 0.99))},
+    }
+
+
+async def cancelling(client: Any, url: str, sessions: str) -> Report:
+    """Cancel so many streams at once; wall and CPU seconds until the last conversation has been deleted."""
+    number, started = int(sessions), 0
+
+    async def one() -> None:
+        nonlocal started
+        async with client.open_conversation(http, "tgi", "100-60000000") as conversation, client.ask(conversation) as answer:
+            async for _token in answer:
+                started += 1
+
+    async with client.open_client(url) as http:
+        wall, cpu = await client.loop.cancelled([one] * number, lambda: started == number)
+    return {"wall": time.monotonic() - wall, "cpu": time.process_time() - cpu}
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+async def for_each_number(
+    numbers: Sequence[int], count: int, read: Callable[[int, str], Awaitable[int]], period: str
+) -> Report:
+    """CPU seconds for a stream with each number of readers, all of whom must get all of it."""
+    spent: dict[str, float] = {}
+    await read(1, "10-0")
+    for number in numbers:
+        before = time.process_time()
+        came = await read(number, f"{count}-{period}")
+        spent[str(number)] = time.process_time() - before
+        if came != number * count:
+            raise RuntimeError(f"{number} readers got {came} tokens")
+    return {"spent": spent}
+
+
+_QUESTIONS = {function.__name__: function for function in (tokens, first_token, crowd, cancelling)}

@@ -9,14 +9,19 @@ its tokens by the block. It is what is left when everything a library does for i
 
 from __future__ import annotations
 
-import json
+import os
 import socket
-from urllib.parse import urlencode, urlsplit
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
+import _on_trio as loop  # noqa: F401 - for the measurement
 import msgspec
 import trio
-from _measure import main
-from _protocol import question, settings
+from _measure import Report, for_each_number, main
+from _protocol import FLOWS, Ask
 from httptools import HttpResponseParser
 
 
@@ -28,9 +33,49 @@ class Piece(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, gc=False):
-    """An event of the stream."""
+    """An event of its stream."""
 
     token: Piece
+
+
+class Event(msgspec.Struct, gc=False):
+    """An event of Open Assistant's stream."""
+
+    event_type: str
+    text: str | None = None
+
+
+class Line(msgspec.Struct, gc=False):
+    """A line of olmo's stream."""
+
+    content: str
+    children: list[object] | None = None
+
+
+def _tgi(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Message).decode) -> None:
+    for line in lines:
+        if line:
+            token = decode(line[5:]).token
+            if not token.special:
+                tokens.append(token.text)
+
+
+def _oasst(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Event).decode) -> None:
+    for line in lines:
+        if len(line) > 1:
+            event = decode(line[5:])
+            if event.event_type == "token":
+                tokens.append(event.text)
+
+
+def _olmo(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Line).decode) -> None:
+    for line in lines:
+        said = decode(line)
+        if said.children is None:
+            tokens.append(said.content)
+
+
+_BLOCKS = {"tgi": _tgi, "oasst": _oasst, "olmo": _olmo}
 
 
 class Connection:
@@ -43,6 +88,11 @@ class Connection:
         self._socket = socket.socket()
         self._blocks: list[bytes] = []
         self._complete = False
+        self._tls = None
+        if parts.scheme == "https":
+            self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+            context = ssl.create_default_context(cafile=os.environ["BENCHMARK_CA"])
+            self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=parts.hostname)
 
     async def connect(self) -> None:
         """Open it."""
@@ -52,17 +102,31 @@ class Connection:
         except BlockingIOError:
             await trio.lowlevel.wait_writable(self._socket)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while self._tls is not None:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._socket.send(self._to_send.read())
+                await trio.lowlevel.wait_readable(self._socket)
+                self._received.write(self._socket.recv(65536))
+        if self._tls is not None:
+            self._socket.send(self._to_send.read())
 
     def close(self) -> None:
         """Close it."""
         self._socket.close()
 
-    def send(self, method: str, path: str, kind: str = "", body: str = "") -> HttpResponseParser:
+    def send(self, ask: Ask) -> HttpResponseParser:
         """Send a request, which fits into the buffer of any socket; returns what parses the answer."""
-        head = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
-        if kind:
-            head.append(f"Content-Type: {kind}")
-        self._socket.send("\r\n".join([*head, "", body]).encode())
+        head = [f"{ask.method} {ask.path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(ask.body)}"]
+        if ask.kind:
+            head.append(f"Content-Type: {ask.kind}")
+        data = "\r\n".join([*head, "", ask.body]).encode()
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._to_send.read()
+        self._socket.send(data)
         self._complete = False
         return HttpResponseParser(self)
 
@@ -70,16 +134,27 @@ class Connection:
         """The part of the body that the next read brings; ``b""`` at the end."""
         while not self._complete:
             await trio.lowlevel.wait_readable(self._socket)
-            parser.feed_data(self._socket.recv(65536))
+            data = self._socket.recv(65536)
+            parser.feed_data(data if self._tls is None else self._decrypted(data))
             if self._blocks:
                 block = b"".join(self._blocks)
                 self._blocks.clear()
                 return block
         return b""
 
-    async def request(self, method: str, path: str, kind: str = "", body: str = "") -> bytes:
+    def _decrypted(self, data: bytes) -> bytes:
+        self._received.write(data)
+        parts = []
+        try:
+            while part := self._tls.read(65536):
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        return b"".join(parts)
+
+    async def request(self, ask: Ask) -> bytes:
         """A request and its whole answer."""
-        parser = self.send(method, path, kind, body)
+        parser = self.send(ask)
         answer = b""
         while block := await self.receive(parser):
             answer += block
@@ -97,29 +172,89 @@ class Connection:
         self._complete = True
 
 
-async def session(url: str, model: str, count: int) -> list[str]:
-    """The whole session, on one connection."""
-    tokens: list[str] = []
-    decode = msgspec.json.Decoder(Message).decode
+class Conversation:
+    """One conversation, on a connection of its own."""
+
+    def __init__(self, connection: Connection, shape: str, question: Ask) -> None:
+        self._connection, self._question = connection, question
+        self._tokens_of = _BLOCKS[shape]
+
+    async def blocks(self) -> AsyncIterator[list[str]]:
+        """The answer, as it comes."""
+        parser = self._connection.send(self._question)
+        rest = b""
+        while block := await self._connection.receive(parser):
+            *lines, rest = (rest + block).split(b"\n")
+            tokens: list[str] = []
+            self._tokens_of(lines, tokens)
+            yield tokens
+        assert parser.get_status_code() == 200
+
+
+@asynccontextmanager
+async def open_client(url: str) -> AsyncIterator[str]:
+    """There is no pool."""
+    yield url
+
+
+@asynccontextmanager
+async def open_conversation(url: str, shape: str, model: str) -> AsyncIterator[Conversation]:
+    """Created and, if all goes well, deleted."""
     connection = Connection(url)
     await connection.connect()
-    await connection.request("POST", "/settings", "application/x-www-form-urlencoded", urlencode(settings(model)))
-    created = await connection.request("POST", "/conversation", "application/json", json.dumps({"model": model}))
-    path = f"/conversation/{json.loads(created)['conversationId']}"
-    parser = connection.send("POST", path, "application/json", json.dumps(question(count)))
-    rest = b""
-    while block := await connection.receive(parser):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if line:
-                token = decode(line[5:]).token
-                if not token.special:
-                    tokens.append(token.text)
-    assert parser.get_status_code() == 200
-    await connection.request("DELETE", path)
+    flow = FLOWS[shape](model)
+    answer = None
+    try:
+        while True:
+            answer = await connection.request(flow.send(answer))
+    except StopIteration as stop:
+        question, delete = stop.value
+    yield Conversation(connection, shape, question)
+    await connection.request(delete)
     connection.close()
+
+
+@asynccontextmanager
+async def ask(conversation: Conversation) -> AsyncIterator[AsyncIterator[str]]:
+    """Token by token, for who wants to look at each."""
+    yield (token async for block in conversation.blocks() for token in block)
+
+
+async def read(conversation: Conversation) -> list[str]:
+    """Block by block."""
+    tokens: list[str] = []
+    async for block in conversation.blocks():
+        tokens += block
     return tokens
 
 
+async def readers(client: object, url: str, count: str, period: str, *numbers: str) -> Report:
+    """A memory channel for each reader, fed token by token."""
+
+    async def read(number: int, model: str) -> int:
+        came = 0
+
+        async def reader(channel: trio.MemoryReceiveChannel) -> None:
+            nonlocal came
+            async for _ in channel:
+                came += 1
+
+        async with open_conversation(url, "tgi", model) as conversation, trio.open_nursery() as nursery:
+            channels = []
+            for _ in range(number):
+                send, receive = trio.open_memory_channel(256)
+                channels.append(send)
+                nursery.start_soon(reader, receive)
+            async for block in conversation.blocks():
+                for token in block:
+                    for send in channels:
+                        await send.send(token)
+            for send in channels:
+                send.close()
+        return came
+
+    return await for_each_number([int(number) for number in numbers], int(count), read, period)
+
+
 if __name__ == "__main__":
-    main(trio.run, session)
+    main(sys.modules[__name__])

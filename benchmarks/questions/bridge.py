@@ -1,0 +1,58 @@
+"""What does it cost to be used from asyncio?
+
+`trioprov.anyio` runs the library beside the event loop, in a thread of trio's. So a token changes threads; this is
+what that costs, and whether streams keep pace while the event loop is busy with something else half of the time.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from harness import OURS, Failed, Laboratory
+from peers import AIOHTTP, ON_ASYNCIO, TRIOPROV
+from report import Cell, goals, measured, Goal, ratio, series, table
+
+from questions.tokens import price
+
+TITLE = "What does it cost to be used from asyncio?"
+
+_CLIENTS = (ON_ASYNCIO, TRIOPROV, AIOHTTP)
+
+
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+    """Bursts, one paced stream, and two hundred beside a loop that is blocked for 5 of every 10 ms."""
+    try:
+        laboratory.run(OURS, "-c", "import trioprov.anyio")
+    except Failed:
+        return "Not measured: this checkout has no `trioprov.anyio`."
+    burst, paced = ("2000", "50") if quick else ("20000", "1000")
+    crowd = ("5", "10", "50000", "0.005") if quick else ("200", "60", "50000", "0.005")
+    one = ("1", paced, "1000")
+    cells = [
+        *(Cell(client, "Burst", "tokens", ("tgi", burst, "0")) for client in _CLIENTS),
+        *(Cell(client, "Paced", "crowd", one) for client in _CLIENTS),
+        *(Cell(client, "Busy", "crowd", crowd) for client in _CLIENTS),
+    ]
+    results = measured(laboratory, cells, rounds=rounds)
+    bursts = series(results, "Burst", price)
+    paces = series(results, "Paced", lambda _, report: report["cpu"] / report["count"] * 1e6)
+    lag = {name: series(results, name, lambda _, report: report["lags"]["50"] * 1e3) for name in ("Paced", "Busy")}
+    late = {name: series(results, name, lambda _, report: report["lags"]["99"] * 1e3) for name in ("Paced", "Busy")}
+    ideal = int(crowd[1]) * int(crowd[2]) / 1e6
+    walls = series(results, "Busy", lambda _, report: report["wall"] / ideal)
+    compared = [TRIOPROV.label, AIOHTTP.label]
+    ours = ON_ASYNCIO.label
+    return "\n\n".join(
+        [
+            "### Burst",
+            table(bursts, "µs a token", compared),
+            "### Paced, one token a millisecond",
+            table(paces, "µs a token", compared, {"lag ms, p50": lag["Paced"], "p99": late["Paced"]}),
+            "### Two hundred streams beside an event loop that is blocked for 5 of every 10 ms",
+            table(walls, "wall, × ideal", compared, {"lag ms, p50": lag["Busy"], "p99": late["Busy"]}),
+            goals(
+                Goal("burst, to aiohttp on asyncio", 1.0, ratio(bursts, ours, AIOHTTP.label)),
+                Goal("wall beside a busy loop, to the ideal", 1.05, median(walls[ours])),
+            ),
+        ]
+    )

@@ -1,0 +1,138 @@
+"""Rounds, medians, ratios, goals: what the questions have in common, and how it is written down."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from harness import Client, Laboratory, Report
+
+# How often a client is measured that takes long.
+_SLOW_ROUNDS = 2
+
+Series = Mapping[str, Sequence[float]]
+"""Figures of several clients: by label, one for each round."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured once in every round.
+
+    Attributes:
+        client: who.
+        setting: the table it belongs to.
+        question: what is asked of it.
+        arguments: of the question.
+        tls: over TLS.
+        check: raises `Failed` if a client did not do its work.
+    """
+
+    client: Client
+    setting: str
+    question: str
+    arguments: tuple[str, ...]
+    tls: bool = False
+    check: Callable[[Report], None] = lambda report: None
+
+
+Results = Mapping[Cell, Sequence[Report]]
+
+
+def measured(laboratory: Laboratory, cells: Sequence[Cell], *, rounds: int) -> Results:
+    """Every cell, once a round, in another order each time; what cannot run here is left out.
+
+    So whatever the machine does meanwhile, it does to all of them.
+
+    Raises:
+        Failed: a client failed, or did something else than it was asked.
+    """
+    able = [cell for cell in cells if cell.client.environment in laboratory.environments]
+    results: dict[Cell, list[Report]] = {cell: [] for cell in able if laboratory.has_tls or not cell.tls}
+    for number in range(rounds):
+        taking_part = [cell for cell in results if number < _SLOW_ROUNDS or not cell.client.slow]
+        for cell in random.Random(number).sample(taking_part, len(taking_part)):
+            report = laboratory.measure(cell.client, cell.question, *cell.arguments, tls=cell.tls)
+            cell.check(report)
+            results[cell].append(report)
+        print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return results
+
+
+def series(results: Results, setting: str, figure: Callable[[Cell, Report], float]) -> Series:
+    """One figure of every client of a setting."""
+    return {
+        cell.client.label: [figure(cell, report) for report in reports]
+        for cell, reports in results.items()
+        if cell.setting == setting
+    }
+
+
+def ratio(rows: Series, label: str, to: str) -> float | None:
+    """The median of the rounds' ratios: two that are compared were measured within seconds of each other."""
+    if not rows.get(label) or not rows.get(to):
+        return None
+    return median(mine / theirs for mine, theirs in zip(rows[label], rows[to], strict=False))
+
+
+def table(rows: Series, unit: str, against: Sequence[str], more: Mapping[str, Series] | None = None) -> str:
+    """In Markdown, the cheapest first.
+
+    Args:
+        rows: the figure that matters.
+        unit: its heading.
+        against: whom the clients are compared with.
+        more: further figures, by their headings.
+    """
+    more = more or {}
+    against = [label for label in against if label in rows]
+    lines = [
+        ["", unit, "from – to", *(f"× {short(label)}" for label in against), *more],
+        ["---", *["--:"] * (2 + len(against) + len(more))],
+    ]
+    for label, values in sorted(rows.items(), key=lambda row: median(row[1])):
+        ratios = [ratio(rows, label, other) for other in against]
+        others = [written(median(figures[label])) if label in figures else "" for figures in more.values()]
+        cells = [written(median(values)), f"{written(min(values))} – {written(max(values))}"]
+        lines.append([label, *cells, *("" if value is None else f"{value:.2f}" for value in ratios), *others])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def short(label: str) -> str:
+    """A label without its marks and its second half."""
+    return label.strip("*").partition(",")[0].removeprefix("the ").removesuffix(" by hand")
+
+
+def written(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a figure should be.
+
+    Attributes:
+        what: it is.
+        limit: it is at most that.
+        value: it is that; `None` if it could not be measured.
+        unit: of both.
+    """
+
+    what: str
+    limit: float
+    value: float | None
+    unit: str = "×"
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"- {self.what}, at most {self.limit:g} {self.unit}: not measured"
+        verdict = "reached" if self.value <= self.limit else "**missed**"
+        return f"- {self.what}, at most {self.limit:g} {self.unit}: {written(self.value)}, {verdict}"
+
+
+def goals(*goals: Goal) -> str:
+    """As a list, under a table."""
+    return "\n".join(["trioprov, as it should be and as it is:", "", *map(str, goals)])
