@@ -234,6 +234,28 @@ async def test_when_all_fail_every_error_is_in_the_group() -> None:
     assert isinstance(caught.value, trioprov.TrioprovError)
 
 
+async def test_what_every_lane_did_is_known_also_when_nobody_won() -> None:
+    async with Servers(failing(H2o), failing(AllenAI, 429)) as servers:
+        race = trioprov.race(QUESTION, servers.providers)
+        assert [lane.provider for lane in race.lanes] == servers.providers
+        with pytest.raises(AllFailed) as caught:
+            async with race:
+                pass
+    assert race.winner is None
+    assert [lane.error for lane in race.lanes] == list(caught.value.exceptions)
+    assert all(lane.cleanup is not None for lane in race.lanes)
+
+
+async def test_the_winner_is_known_in_the_instant_of_the_deciding_token() -> None:
+    async with Servers((H2o, {"tokens": ["word"]})) as servers:
+        race = trioprov.race(QUESTION, servers.providers)
+        (lane,) = race.lanes
+        assert race.winner is None
+        async with race as reply:
+            assert race.winner is lane
+            assert reply is lane.reply
+
+
 async def test_a_winner_that_fails_later_fails_as_any_reply_does() -> None:
     async with Servers((H2o, {"faults": [Fault(on="generate", end_after=3)], "token_delay": 0.02}), slow()) as servers:
         with pytest.raises(trioprov.IncompleteReply) as caught:

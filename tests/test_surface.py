@@ -43,6 +43,7 @@ NAMES = {
     "PROVIDERS",
     "ProviderError",
     "Queued",
+    "Race",
     "RateLimited",
     "RemoteProtocolError",
     "Reply",

@@ -60,6 +60,7 @@ from ._lane import ask as ask
 from ._lane import open_reply as open_reply
 from ._outcomes import CleanupReport as CleanupReport
 from ._outcomes import Outcome as Outcome
+from ._race import Race as Race
 from ._race import race as race
 from ._reply import Reply as Reply
 from ._retry import Retry as Retry

@@ -160,8 +160,8 @@ def _judged(predicate: Callable[[Reply], bool], reply: Reply) -> bool:
     return bool(predicate(reply))
 
 
-class _OpenRace(AbstractAsyncContextManager[Reply, None]):
-    """``async with race(…)``."""
+class Race(AbstractAsyncContextManager[Reply, None]):
+    """``async with race(…)``, which may be entered once. Nobody needs it who only wants the winner."""
 
     def __init__(
         self,
@@ -177,6 +177,16 @@ class _OpenRace(AbstractAsyncContextManager[Reply, None]):
         self._stagger = stagger
         self._contest = _Contest(until)
         self._contest.lanes = new_lanes(messages, providers, self._client, deadlines, parameters, self._contest.new_log)
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """One for each provider, in the order given; there before somebody has won, and also when nobody does."""
+        return self._contest.lanes
+
+    @property
+    def winner(self) -> Lane | None:
+        """Who has won, from the instant on in which the deciding token or end arrived."""
+        return self._contest.winner
 
     async def __aenter__(self) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -221,13 +231,13 @@ def race(
     client: Client | None = None,
     deadlines: Deadlines | None = None,
     **parameters: Any,
-) -> AbstractAsyncContextManager[Reply, None]:
+) -> Race:
     """One prompt to several providers, of which one wins: ``async with race("…", providers, stagger=2.0) as reply``.
 
     Enters when a lane has won, with its reply, from the first token on; text of two providers is never mixed. The
     others are closed in that instant and cleaned up: by the ``client``, in the background; without one the exit waits
     for that too, shielded and bounded. A winner that fails later fails as any reply does. What every lane did is in
-    ``reply.lanes``.
+    ``reply.lanes``; while nobody has won, or when nobody does, in the ``lanes`` of what this function returns.
 
     Entering is a checkpoint. Cancelled there, it closes all lanes.
 
@@ -258,4 +268,4 @@ def race(
     providers = list(providers)
     if not providers:
         raise ValueError("a race needs at least one provider")
-    return _OpenRace(messages, providers, client, deadlines, until, stagger, parameters)
+    return Race(messages, providers, client, deadlines, until, stagger, parameters)
