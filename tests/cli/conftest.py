@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pexpect
 import pytest
@@ -138,3 +139,98 @@ def spawn(environment: Mapping[str, str]) -> Generator[Spawn]:
     yield spawn
     for child in children:
         child.close(force=True)
+
+
+# -- What --json promises ----------------------------------------------------------------------------------------------
+
+Record: TypeAlias = dict[str, Any]
+Checked: TypeAlias = Callable[[str], list[Record]]
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="session")
+def checked() -> Checked:
+    """The records of a whole output of ``--json``, after a check against the table in README, and of their order."""
+    body = README.read_text("utf-8").split("<!-- json -->")[1].split("<!-- /json -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in body.strip().splitlines()[2:]]
+    schema = {row[0].strip("`"): _fields(row[2]) for row in rows}
+
+    def checked(output: str) -> list[Record]:
+        assert output.endswith("\n")
+        # Also for a terminal, and for those who take other characters for ends of lines.
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]", output)
+        lines = output.removesuffix("\n").split("\n")
+        records = [json.loads(line, object_pairs_hook=_unique, parse_constant=_no_number) for line in lines]
+        for record in records:
+            kind = record["type"]
+            common = {"type": {f"`{kind}`"}, "lane": {"count"}, "provider": {"text"}}
+            _check(record, {**common, **schema[kind]}, schema)
+        _check_order(records)
+        return records
+
+    return checked
+
+
+def _fields(cell: str) -> dict[str, set[str]]:
+    """Each field of a row, and what it may be."""
+    if cell == "none":
+        return {}
+    return {
+        name.strip("`"): set(re.split(r", | or ", kinds))
+        for name, kinds in (field.split(": ") for field in cell.split("; "))
+    }
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Record:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def _no_number(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def _check(record: Record, fields: Mapping[str, set[str]], schema: Mapping[str, Mapping[str, set[str]]]) -> None:
+    assert list(record) == list(fields), record
+    for name, kinds in fields.items():
+        value = record[name]
+        if isinstance(value, dict):
+            assert "error" in kinds
+            _check(cast("Record", value), schema["error"], schema)
+            continue
+        fits = {
+            "null": value is None,
+            "text": type(value) is str,
+            "count": type(value) is int and value >= 0,
+            "number": type(value) in (int, float) and value >= 0,
+            f"`{value}`": type(value) is str,
+        }
+        assert any(fits.get(kind) for kind in kinds), (name, value)
+
+
+def _check_order(records: list[Record]) -> None:
+    kinds = [record["type"] for record in records]
+    lanes = kinds.count("start")
+    assert kinds[:lanes] == ["start"] * lanes
+    assert kinds[-lanes:] == ["cleanup"] * lanes
+    assert [record["lane"] for record in records[:lanes] + records[-lanes:]] == [*range(lanes)] * 2
+    race = "winner" in kinds or "lost" in kinds
+    for index in range(lanes):
+        own = [record for record in records if record["lane"] == index]
+        assert len({record["provider"] for record in own}) == 1
+        said = " ".join(record["type"] for record in own)
+        talk = "(queued |notice )*"
+        won = f"start {talk}(winner )(token |queued |notice )*finish cleanup"
+        lost = f"start {talk}finish lost cleanup"
+        assert re.fullmatch(f"{won}|{lost}" if race else "start (token |queued |notice )*finish cleanup", said), said
+        finish = next(record for record in own if record["type"] == "finish")
+        assert (finish["reason"] == "error") == (finish["error"] is not None)
+        if "lost" not in said:
+            assert finish["tokens"] == said.count("token ")
+        else:
+            assert records[records.index(finish) + 1]["type"] == "lost"
+    assert kinds.count("winner") <= 1
+    for record in records:
+        if record["type"] == "lost":
+            assert (record["why"] == "failed") == (record["error"] is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from pathlib import Path
 
@@ -95,12 +96,23 @@ def test_values_by_name_go_to_their_providers() -> None:
         (["hi", "-o", "stop=a", "-o", "stop=b"], '-o \'stop=["a", "b"]\''),
         (["hi", "-o", "client=1"], "not a generation parameter"),
         (["hi", "-o", "on_error=cancel"], "not a generation parameter"),
+        (["hi", "--race", "-o", "until=finished"], "not a generation parameter"),
+        (["hi", "--stagger", "0"], "--stagger goes with --race"),
+        (["hi", "--until", "finished"], "--until goes with --race"),
         (["hi", "--emulated", "-o", "stream=true"], "allenai: 'stream' is not a generation parameter"),
         (["hi", "-p", "allenai", "-o", "temperature=2"], "temperature must be at least 0 and at most 1, not 2"),
     ],
 )
 def test_a_usage_error_says_what_is_allowed(arguments: list[str], said: str) -> None:
     assert said in refused(*arguments)
+
+
+def test_a_race_starts_all_at_once_and_is_won_by_the_first_token_unless_told_otherwise() -> None:
+    it = asked("hi", "--emulated", "--race")
+    assert (it.race, it.until, it.stagger) == (True, "first_token", 0.0)
+    it = asked("hi", "--emulated", "--race", "--until", "finished", "--stagger", "inf")
+    assert (it.race, it.until, it.stagger) == (True, "finished", math.inf)
+    assert not asked("hi", "--emulated").race
 
 
 def test_parameters_are_json_where_they_can_be() -> None:
@@ -192,7 +204,19 @@ def test_a_missing_cookie_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["ask"], ["ask", "x", "--nonsense"], ["ask", "x", "-p", "no"], ["emulate", "no"]]
+    "arguments",
+    [
+        [],
+        ["ask"],
+        ["ask", "x", "--nonsense"],
+        ["ask", "x", "-p", "no"],
+        ["ask", "x", "--json", "--plain"],
+        ["ask", "x", "--json", "-p", "no"],
+        ["ask", "x", "--race", "--stagger", "-1"],
+        ["ask", "x", "--race", "--stagger", "nan"],
+        ["ask", "x", "--race", "--until", "lunch"],
+        ["emulate", "no"],
+    ],
 )
 def test_a_usage_error_exits_with_2_and_says_why_on_stderr(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -2,8 +2,10 @@
 
 A room has one sentence: `_parser` is what may be typed; `_options`, `_cookies` and `_usage` turn it into providers or
 into a usage error; `_commands` is what each command does; `_asking` is one question from the first request to the last
-DELETE; `_live` (on `_wrap`) and `_plain` show it; `_sweeping` is a journal, paid and shown; `_interrupts` is Ctrl-C;
-`_text` keeps a server's control characters from the terminal; `_advice` is what to do about an error.
+DELETE, and `_telling` what is said about it at the end; `_course` is its lanes and what they send, racing or not;
+`_live` (on `_wrap`), `_plain` and `_json` (on `_output`) show it; `_sweeping` is a journal, paid and shown;
+`_interrupts` is Ctrl-C; `_text` keeps a server's control characters from the terminal; `_advice` is what to do about an
+error.
 """
 
 from __future__ import annotations

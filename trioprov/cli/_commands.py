@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def ask(arguments: argparse.Namespace, voice: Voice) -> int:
     """``trioprov ask``: one prompt to several providers."""
-    return Asking(question(arguments), voice, plain=arguments.plain).run()
+    return Asking(question(arguments), voice, output=arguments.output).run()
 
 
 def sweep(arguments: argparse.Namespace, voice: Voice) -> int:

@@ -6,8 +6,8 @@ What a server sent is drawn as it is: cleaned of control characters, and never r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -17,8 +17,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .. import Event, FanOut, Finish, Lane, Notice, Queued
+from .. import Event, Finish, Lane, Notice, Queued
 from ._advice import described
+from ._course import Course, Opened
 from ._interrupts import Interrupts
 from ._plain import title
 from ._text import Cleaner, Voice, clean
@@ -31,6 +32,7 @@ _KEPT_TEXT = 64 * 1024  # more than a terminal shows
 
 _SIGNS = {"wait": "○", "queue": "◔", "stream": "●", "done": "✓", "stop": "■", "fail": "✗"}
 _ASCII_SIGNS = {"wait": ".", "queue": "~", "stream": ">", "done": "=", "stop": "#", "fail": "!"}
+_STOPPED = {"beaten": "lost", "not_started": "not started"}
 _STYLES = {"wait": "dim", "queue": "yellow", "stream": "cyan", "done": "green", "stop": "magenta", "fail": "red"}
 
 
@@ -39,13 +41,12 @@ class _Cell:
     """What is shown of one lane."""
 
     lane: Lane
-    asked_at: float
+    course: Course
     width: int = 0
+    fed: int = 0
     cleaner: Cleaner = field(default_factory=Cleaner)
     wrapper: Wrapper = field(default_factory=lambda: Wrapper(2))
     error: Wrapper = field(default_factory=lambda: Wrapper(2))
-    first_token_at: float | None = None
-    ended_at: float | None = None
     queued: Queued | None = None
     notice: str = ""
 
@@ -53,15 +54,13 @@ class _Cell:
         """Take in an event."""
         match event:
             case str():
-                if self.first_token_at is None:
-                    self.first_token_at = trio.current_time()
+                self.fed += len(event)
                 self.wrapper.feed(self.cleaner.feed(event))
             case Queued():
                 self.queued = event
             case Notice():
                 self.notice = " ".join(clean(f"{event.kind}: {event.text}").split())
             case Finish():
-                self.ended_at = trio.current_time()
                 self.wrapper.feed(self.cleaner.end())
                 self._write_error()
             case _:
@@ -72,15 +71,13 @@ class _Cell:
         if width != self.width:
             self.width = width
             self.wrapper, self.cleaner = Wrapper(width), Cleaner()
-            text = self.lane.reply.text if self.first_token_at is not None else ""
-            self.wrapper.feed(self.cleaner.feed(text[-_KEPT_TEXT:]))
+            self.wrapper.feed(self.cleaner.feed(self.lane.reply.text[: self.fed][-_KEPT_TEXT:]))
             self._write_error()
 
     def _write_error(self) -> None:
         self.error = Wrapper(self.width)
-        finish = self.lane.reply.finish
-        if finish is not None and finish.error is not None:
-            self.error.feed(clean(described(finish.error)))
+        if self.lane.error is not None:
+            self.error.feed(clean(described(self.lane.error)))
 
     @property
     def height(self) -> int:
@@ -90,30 +87,35 @@ class _Cell:
     @property
     def state(self) -> tuple[str, str]:
         """A key of the signs and styles, and words."""
-        finish, cleanup = self.lane.reply.finish, self.lane.cleanup
+        lane, course = self.lane, self.course
+        finish, cleanup, waited = lane.reply.finish, lane.cleanup, lane.duration
         gone = f" · {cleanup.outcome.replace('_', ' ')}" if finish and cleanup else ""
-        if finish is not None and finish.error is not None:
-            return "fail", type(finish.error).__name__ + gone
+        won = lane is course.winner
+        if finish is not None and lane.error is not None:
+            return "fail", type(lane.error).__name__ + gone
         if finish is not None and finish.reason == "interrupted":
-            return "stop", "stopped" + gone
+            return "stop", _STOPPED.get(course.standing(lane), "stopped") + gone
         if finish is not None:
-            return "done", f"done: {finish.reason}{gone}"
-        if self.first_token_at is not None:
-            return "stream", "streaming"
+            return "done", f"{'won' if won else 'done'}: {finish.reason}{gone}"
+        if lane.time_to_first_token is not None:
+            return "stream", "won, streaming" if won else "streaming"
         if self.queued is not None:
             size = f" of {self.queued.size}" if self.queued.size else ""
             return "queue", f"queued {self.queued.position}{size}"
-        return "wait", self.notice or f"waiting {trio.current_time() - self.asked_at:.0f} s"
+        if waited is None:
+            return "wait", "not started yet"
+        return "wait", self.notice or f"waiting {waited:.0f} s"
 
     @property
     def timing(self) -> str:
         """Time to first token, and to the end if there is room for it."""
-        if self.first_token_at is None:
+        first_token, end = self.lane.time_to_first_token, self.lane.duration
+        if first_token is None or end is None:
             return ""
-        first = f"first token {self.first_token_at - self.asked_at:.2f} s"
-        if self.ended_at is None:
+        first = f"first token {first_token:.2f} s"
+        if self.lane.reply.finish is None:
             return first
-        both = f"{first}, end {self.ended_at - self.asked_at:.2f} s"
+        both = f"{first}, end {end:.2f} s"
         return both if len(both) <= self.width - 2 else first
 
 
@@ -124,6 +126,8 @@ class LiveView:
         voice: stderr, which speaks above the view while it is drawn.
         interrupts: must know when the cursor is hidden.
     """
+
+    apart = True
 
     def __init__(self, voice: Voice, interrupts: Interrupts, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False, emoji=False)
@@ -136,7 +140,7 @@ class LiveView:
         self._body = 3  # lines of text in each cell; only grows, so that nothing jumps
         self._size = (0, 0)
 
-    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
+    async def run(self, opened: Opened, begin: Callable[[Course], None]) -> None:
         """Draw until every lane has ended and its conversation is deleted."""
         # Redirecting would move stderr to stdout, and refreshing by itself would take a thread.
         live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -144,13 +148,13 @@ class LiveView:
         self._interrupts.drawing = True
         try:
             async with trio.open_nursery() as nursery:
-                async with opened as fan:
-                    begin(fan.lanes)
-                    self._cells = [_Cell(lane, trio.current_time()) for lane in fan.lanes]
+                async with opened as course:
+                    begin(course)
+                    self._cells = [_Cell(lane, course) for lane in course.lanes]
                     self._draw(live)
                     live.start()
                     nursery.start_soon(self._keep_drawing, live)
-                    async for lane, event in fan:
+                    async for lane, event in course.events:
                         self._cells[lane.index].feed(event)
                         self._changed = True
                 nursery.cancel_scope.cancel()
@@ -162,11 +166,11 @@ class LiveView:
             self._voice.above = None
             self._interrupts.drawing = False
 
-    def conclude(self) -> None:
+    async def conclude(self) -> None:
         """Print the answers of which the view could show only a part."""
         if self._whole:
             return
-        for cell in self._cells:
+        for cell in self._answers():
             text = clean(cell.lane.reply.text)
             if text:
                 self._console.print(Text(f"== {title(cell.lane.provider)} ==", style="bold"))
@@ -193,9 +197,12 @@ class LiveView:
         """Leave the last frame where it is if it shows everything, else take it away."""
         self._over = True
         self._draw(live)
-        self._whole = all(cell.height <= self._room(len(self._cells))[2] for cell in self._cells)
+        self._whole = all(cell.height <= self._room(len(self._cells))[2] for cell in self._answers())
         live.transient = not self._whole
         live.stop()
+
+    def _answers(self) -> list[_Cell]:
+        return [cell for cell in self._cells if cell.course.counts(cell.lane)]
 
     # -- One frame ---------------------------------------------------------------------------------------------------
 

@@ -9,17 +9,17 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .. import PROVIDERS, Journal, fan_out
+from .. import PROVIDERS, Journal, fan_out, race
 from . import _cookies
 from ._usage import UsageError, known, load, named, one_each
 
 if TYPE_CHECKING:
     from ..providers import Provider
 
-# What `fan_out` itself takes cannot be a generation parameter; it would change the question silently.
-_TAKEN = frozenset(inspect.signature(fan_out).parameters) - {"parameters"}
+# What `fan_out` or `race` itself takes cannot be a generation parameter; it would change the question silently.
+_TAKEN = frozenset(name for asking in (fan_out, race) for name in inspect.signature(asking).parameters) - {"parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,9 @@ class Question:
         chosen: whether the user named the providers.
         journal: where debts are written down, if anywhere.
         paid_by: the command that pays what stays in the journal.
+        race: whether only the first answer is wanted.
+        until: what wins the race.
+        stagger: seconds from one lane's start to the next one's in a race.
     """
 
     prompt: str
@@ -45,6 +48,9 @@ class Question:
     chosen: bool
     journal: Journal | None
     paid_by: str
+    race: bool
+    until: Literal["first_token", "finished"]
+    stagger: float
 
 
 def question(arguments: argparse.Namespace) -> Question:
@@ -63,6 +69,10 @@ def question(arguments: argparse.Namespace) -> Question:
                 "--journal does not go with --emulated, whose servers end with the question; "
                 "those of `trioprov emulate` outlast it"
             )
+    if not arguments.race:
+        for option, value in {"--stagger": arguments.stagger, "--until": arguments.until}.items():
+            if value is not None:
+                raise UsageError(f"{option} goes with --race")
     providers, unasked = _providers(arguments)
     parameters = _parameters(arguments.options)
     _check(providers, parameters)
@@ -77,6 +87,9 @@ def question(arguments: argparse.Namespace) -> Question:
         chosen=_chosen(arguments),
         journal=None if arguments.journal is None else journal(arguments.journal),
         paid_by="" if arguments.journal is None else _paid_by(arguments, providers),
+        race=arguments.race,
+        until=arguments.until or "first_token",
+        stagger=arguments.stagger or 0.0,
     )
 
 

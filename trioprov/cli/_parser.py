@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from .. import PROVIDERS, __version__
 from . import _commands
@@ -18,11 +19,17 @@ who is asked without -p:
   there; else every provider whose public service is not known to have closed,
   and which needs no account or gets --cookies.
 
+a race:
+  With --race, only the answer that wins is shown; the other providers are
+  stopped, and their conversations deleted, in the instant in which it does. Who
+  is named first starts first. What everybody did is told at the end.
+
 exit status:
-  0 every provider answered; 1 some did not; 2 the command was wrong, and
-  nothing was sent; 130 after Ctrl-C (143 after SIGTERM, 129 when the terminal
-  was closed), with the conversations deleted. A second Ctrl-C leaves at once;
-  with --journal, `trioprov sweep` deletes later what that left.
+  0 every provider answered, or in a race, the one that won did; 1 some did
+  not, or nobody won; 2 the command was wrong, and nothing was sent; 130 after
+  Ctrl-C (143 after SIGTERM, 129 when the terminal was closed), with the
+  conversations deleted. A second Ctrl-C leaves at once; with --journal,
+  `trioprov sweep` deletes later what that left.
 """
 
 _SWEEP_EPILOG = """\
@@ -61,7 +68,8 @@ def build() -> argparse.ArgumentParser:
         help="one prompt to several providers, side by side",
         description="Send one prompt to several providers and show the answers side by\n"
         "side as they arrive. Into a pipe or a file, or with --plain, they are plain\n"
-        "text. Whatever happens, the conversations are deleted on the servers.",
+        "text; with --json, all that happens is JSON, an object a line. Whatever happens,\n"
+        "the conversations are deleted on the servers.",
         epilog=_ASK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -118,7 +126,35 @@ def build() -> argparse.ArgumentParser:
         "`trioprov sweep` can delete what is left by a crash or a second Ctrl-C; what is in it already, and nobody "
         "alive sees to, is deleted on the way",
     )
-    ask.add_argument("--plain", action="store_true", help="plain text as into a pipe, also on a terminal")
+    ask.add_argument("--race", action="store_true", help="show the answer of whoever is first, and stop the others")
+    ask.add_argument(
+        "--stagger",
+        type=_seconds,
+        metavar="SECONDS",
+        help="in a race, start each provider so long after the one before, or as soon as one has failed; inf: only "
+        "then; by default all start at once",
+    )
+    ask.add_argument(
+        "--until",
+        choices=("first_token", "finished"),
+        help="what wins a race: the first token that is not blank (the default), or the first complete answer",
+    )
+    output = ask.add_mutually_exclusive_group()
+    output.set_defaults(output="live")
+    output.add_argument(
+        "--plain",
+        action="store_const",
+        dest="output",
+        const="plain",
+        help="plain text as into a pipe, also on a terminal",
+    )
+    output.add_argument(
+        "--json",
+        action="store_const",
+        dest="output",
+        const="json",
+        help="tell everything that happens on standard output, one JSON object a line, as README describes them",
+    )
     ask.add_argument(
         "--emulated",
         action="store_true",
@@ -203,6 +239,16 @@ def build() -> argparse.ArgumentParser:
     )
     emulate.set_defaults(command=_commands.emulate)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: 0 or more, or inf")
+    return seconds
 
 
 def _entry(text: str) -> int:

@@ -2,79 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import select
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import trio
-
-from .. import Event, FanOut, Finish, Lane, Notice, Queued
+from .. import Event, Finish, Lane, Notice, Queued
+from ._course import Course, Opened
+from ._output import Output
 from ._text import Cleaner, Voice, clean
 
 if TYPE_CHECKING:
     from ..providers import Provider
-
-# What a pipe that is ready takes without blocking.
-_PIECE: int = getattr(select, "PIPE_BUF", 512)
-
-
-class View(Protocol):
-    """A way to show the lanes of one question."""
-
-    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
-        """Show the answers as they arrive; ``begin`` is called with the lanes when they are there."""
-        ...
-
-    def conclude(self) -> None:
-        """After the cleanup: show what could not be shown before."""
-        ...
-
-
-class OutputFailed(Exception):
-    """Standard output takes no more; the cause says why."""
-
-
-class Output:
-    """Standard output, written to when it can take something, so that a slow reader holds up nothing but the text."""
-
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._encoding = sys.stdout.encoding or "utf-8"
-        try:
-            self._fd = sys.stdout.fileno()
-        except (OSError, ValueError):  # captured by a test, or somebody's console
-            self._fd = -1
-
-    async def write(self, text: str) -> None:
-        """Write all of it. A checkpoint; when cancelled, a part may have been written.
-
-        Raises:
-            OutputFailed: nobody reads any more, or the disk is full.
-        """
-        try:
-            if self._fd < 0:
-                await trio.lowlevel.checkpoint()
-                sys.stdout.write(text)
-                return
-            data = memoryview(text.encode(self._encoding, "backslashreplace"))
-            while data:
-                await self._wait()
-                data = data[os.write(self._fd, data[:_PIECE]) :]
-        except OSError as exc:
-            raise OutputFailed from exc
-
-    async def _wait(self) -> None:
-        # Files are always ready, and epoll refuses to say so. On Windows only sockets can be waited for.
-        if sys.platform == "win32":
-            await trio.lowlevel.checkpoint()
-            return
-        try:
-            await trio.lowlevel.wait_writable(self._fd)
-        except PermissionError:
-            await trio.lowlevel.checkpoint()
 
 
 def title(provider: Provider) -> str:
@@ -83,7 +20,14 @@ def title(provider: Provider) -> str:
 
 
 class PlainView:
-    """One answer as it comes, or several, each whole, as they are complete."""
+    """One answer as it comes, or several, each whole, as they are complete.
+
+    Args:
+        voice: stderr, for details.
+        single: whether there will be one answer at most.
+    """
+
+    apart = False
 
     def __init__(self, voice: Voice, *, single: bool) -> None:
         self._voice = voice
@@ -92,18 +36,19 @@ class PlainView:
         self._cleaner = Cleaner()
         self._shown = 0
 
-    async def run(self, opened: AbstractAsyncContextManager[FanOut], begin: Callable[[Sequence[Lane]], None]) -> None:
+    async def run(self, opened: Opened, begin: Callable[[Course], None]) -> None:
         """Show the answers as they arrive.
 
         Raises:
             OutputFailed: standard output is gone.
         """
-        async with opened as fan:
-            begin(fan.lanes)
-            async for lane, event in fan:
-                await self._show(lane, event)
+        async with opened as course:
+            begin(course)
+            async for lane, event in course.events:
+                if course.counts(lane) or not isinstance(event, Finish):
+                    await self._show(lane, event)
 
-    def conclude(self) -> None:
+    async def conclude(self) -> None:
         """Nothing is left to show."""
 
     async def _show(self, lane: Lane, event: Event) -> None:
