@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -70,6 +73,26 @@ async def test_every_code_block_runs(
     await trio.to_thread.run_sync(exec, code, {"trioprov": trioprov, "__name__": "readme"})
     if "print(" in block:
         assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.splitlines()[0][:60])
+async def test_an_example_with_its_output_is_what_comes_out(block: str) -> None:
+    command, *promised = block.splitlines()
+    words = shlex.split(command.removeprefix("$ trioprov "))
+    done = await trio.run_process([sys.executable, "-m", "trioprov", *words], capture_stdout=True, capture_stderr=True)
+    assert by_lane(done.stdout.decode().splitlines()) == by_lane(promised)
+
+
+def by_lane(lines: list[str]) -> dict[int, list[dict[str, Any]]]:
+    """The records of each lane, with nothing in them that is never the same; two lanes have no order between them."""
+    records: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        record = json.loads(line)
+        for name in ("base_url", "conversation", "first_token", "seconds"):
+            if record.get(name) is not None:
+                record[name] = type(record[name])
+        records.setdefault(record["lane"], []).append(record)
+    return records
 
 
 EARLIER = [
