@@ -137,6 +137,18 @@ async def test_no_secret_is_told_not_even_one_that_a_server_repeats(run: Run, ch
         assert TOKEN not in done.stdout + done.stderr
 
 
+async def test_what_a_service_says_beside_the_answer_is_a_notice(run: Run, checked: Checked, tmp_path: Path) -> None:
+    cookies = tmp_path / "cookies.json"
+    cookies.write_text(json.dumps({"next-auth.session-token": TOKEN}))
+    script: dict[str, Any] = {"plugin_events": [{"thought": "I should look it up."}], "pending": (2,), "text": "Blue."}
+    async with open_emulator(OpenAssistant, **script) as emulator:
+        address = ["-p", "openassistant", "--base-url", emulator.url, "--cookies", str(cookies)]
+        records = checked((await arun(run, "ask", "hi", *address, "--race", "--json")).stdout)
+    (notice,) = of(records, "notice")
+    assert (notice["kind"], notice["text"]) == ("plugin", "I should look it up.")
+    assert text(records) == "Blue."
+
+
 async def test_what_a_server_sends_controls_no_terminal_breaks_no_line_and_is_whole(
     environment: dict[str, str], run: Run, checked: Checked
 ) -> None:
