@@ -11,6 +11,12 @@ from ._messages import Message as Message
 from ._messages import Messages as Messages
 from ._messages import checked_messages as checked_messages
 from ._open_assistant import OpenAssistant as OpenAssistant
+from ._parameters import Check as Check
+from ._parameters import flag as flag
+from ._parameters import integer as integer
+from ._parameters import number as number
+from ._parameters import strings as strings
+from ._parameters import text as text
 from ._registry import Registry as Registry
 from ._steps import NewId as NewId
 from ._steps import Pause as Pause

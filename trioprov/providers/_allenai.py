@@ -85,6 +85,7 @@ class AllenAI(Provider):
         "olmo-4-synthetic": _VISION,
     }
     cleanup_documented: ClassVar[bool] = True
+    not_found_is_gone: ClassVar[bool] = True
     expires_after: ClassVar[float | None] = _DAY
 
     parameter_rules: ClassVar[Mapping[str, Any]] = {
@@ -141,7 +142,7 @@ class AllenAI(Provider):
         for name, value in options.items():
             values = cast("list[Any]", value) if isinstance(value, list) else [value]
             fields += [(name, _written(item)) for item in values]
-        request = self._request(
+        request = self.request(
             conversation, "POST", "/v4/message/stream", multipart=fields, creates=conversation.id is None
         )
         return Stream(request, OlmoDecoder(conversation))
@@ -158,32 +159,32 @@ class AllenAI(Provider):
         refused: list[Response] = []
         outcome: Outcome = "already_gone"
         for root in (conversation.id, *conversation.get("strays", ())):
-            response = yield self._request(conversation, "DELETE", f"/v3/message/{quote(root, safe='')}")
+            response = yield self.request(conversation, "DELETE", f"/v3/message/{quote(root, safe='')}")
             assert response is not None
             if response.ok:
                 outcome = "deleted"
-            elif response.status != 404:
+            elif not self.gone(conversation, response):
                 refused.append(response)
         if refused:
             # The one that is worth another try, if there is one: a 5xx rather than a 403.
             raise self.refusal(max(refused, key=lambda response: response.status))
         return outcome
 
-    def _headers(self, conversation: Conversation) -> Mapping[str, str]:
+    def request_headers(self, conversation: Conversation) -> Mapping[str, str]:
         user = conversation.identity.get("user")
         identity = {"x-anonymous-user-id": user} if user else {}
         return {"origin": _SITE, "referer": f"{_SITE}/", **identity, **_cookies.header(self._jar)}
 
     def refusal(self, response: Response) -> ProviderError:
         """``{"error": {"code": …, "message": …, "validation_errors": […]}}``, or a gateway's page."""
-        code, message = self._reason(response)
+        code, message = self.reason(response)
         if response.status == 400 and "is not available on" in message:
             return ModelNotSupported(message, status=400)
         if response.status == 404:
             return ConversationLost(message or "the thread does not exist any more", status=404)
         return refusal(response, code=code, message=message)
 
-    def _reason(self, response: Response) -> tuple[str | None, str]:
+    def reason(self, response: Response) -> tuple[str | None, str]:
         error = parsed(response).get("error")
         if not isinstance(error, dict):
             return None, shortened(error) if error else plain_text(response.body)

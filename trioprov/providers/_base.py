@@ -21,11 +21,12 @@ from .._errors import ModelNotSupported, ProviderError
 from .._events import Event
 from .._outcomes import Outcome
 from .._version import __version__
-from . import _cookies, _parameters
+from . import _cookies
 from ._address import checked_base_url, checked_headers, checked_url, is_credential, passwords, without_password
 from ._decoder import Decoder, Stream
 from ._messages import Message, last_user_run, roles
-from ._refusal import plain_text, refusal
+from ._parameters import Check, Frozen, merged, text
+from ._refusal import reason, refusal
 from ._steps import NewId, Request, Response, Steps
 
 USER_AGENT = f"trioprov/{__version__}"
@@ -80,6 +81,8 @@ class Provider(ABC):
     supported_parameters: ClassVar[tuple[str, ...]] = ()
     cleanup_documented: ClassVar[bool] = False
     """Whether the service has a documented way to delete a conversation."""
+    not_found_is_gone: ClassVar[bool] = False
+    """Whether a 404 can only mean "gone": the service has no owners, or answers in another way who is not the owner."""
     drains: ClassVar[bool] = False
     """Whether a stream that nobody wants any more must still be read to its end, because the service cannot stop."""
     one_pending_per_account: ClassVar[bool] = False
@@ -88,7 +91,7 @@ class Provider(ABC):
     """Seconds after which the service itself deletes what this client left, if it does."""
 
     default_parameters: ClassVar[Mapping[str, Any]] = {}
-    parameter_rules: ClassVar[Mapping[str, _parameters.Check]] = {}
+    parameter_rules: ClassVar[Mapping[str, Check]] = {}
     parameter_aliases: ClassVar[Mapping[str, str]] = {}
     reserved_parameters: ClassVar[frozenset[str]] = frozenset()
 
@@ -96,11 +99,11 @@ class Provider(ABC):
         base_url = checked_base_url(self.base_url or self.default_base_url)
         if self.proxy is not None:
             checked_url("proxy", self.proxy, ("http", "https", "socks5", "socks5h"))
-        self._set(base_url=base_url, model=self._resolved(_parameters.text("model", self.model or ""), base_url))
-        self._set(headers=_parameters.Frozen(checked_headers(self.headers)))
-        self._set(cookies=_parameters.Frozen(_cookies.checked(self.cookies, base_url)))
+        self._set(base_url=base_url, model=self._resolved(text("model", self.model or ""), base_url))
+        self._set(headers=Frozen(checked_headers(self.headers)))
+        self._set(cookies=Frozen(_cookies.checked(self.cookies, base_url)))
         self.options({})
-        self._set(parameters=_parameters.Frozen(self.parameters))
+        self._set(parameters=Frozen(self.parameters))
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -140,7 +143,7 @@ class Provider(ABC):
             ValueError: a value outside what the service documents.
         """
         try:
-            options = _parameters.merged(
+            options = merged(
                 self.default_parameters,
                 self.parameters,
                 parameters,
@@ -162,12 +165,13 @@ class Provider(ABC):
             ValueError: there is nothing to say, or no user message at the end of a later list.
         """
         first = not conversation.started
-        prompt = self._first_prompt(messages) if first else last_user_run(messages)
+        prompt = self.first_prompt(messages) if first else last_user_run(messages)
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         return prompt
 
-    def _first_prompt(self, messages: Sequence[Message]) -> str:
+    def first_prompt(self, messages: Sequence[Message]) -> str:
+        """All messages as the one text that begins a conversation."""
         return roles(messages)
 
     def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
@@ -211,12 +215,12 @@ class Provider(ABC):
 
     def refusal(self, response: Response) -> ProviderError:
         """The error that an answer with a status other than 2xx means."""
-        code, message = self._reason(response)
+        code, message = self.reason(response)
         return refusal(response, code=code, message=message)
 
-    def _reason(self, response: Response) -> tuple[str | None, str]:
-        """The service's code and sentence in an error body."""
-        return None, plain_text(response.body)
+    def reason(self, response: Response) -> tuple[str | None, str]:
+        """The service's code and sentence in an error body: here, of the JSON that most have, or the text itself."""
+        return reason(response)
 
     def credential(self, conversation: Conversation) -> str | None:
         """A fingerprint of all credentials we speak with: the user's, and those minted for the conversation.
@@ -235,6 +239,10 @@ class Provider(ABC):
         """
         brought = [sorted(self._jar.items()), sorted((k.lower(), v) for k, v in self.headers.items()), self.proxy]
         return hashlib.sha256(json.dumps(brought).encode()).hexdigest() if any(brought) else None
+
+    def gone(self, conversation: Conversation, response: Response) -> bool:
+        """Whether the answer to a DELETE says that there is nothing to delete any more, and not: nothing of yours."""
+        return response.status == 404 and (self.not_found_is_gone or self.owns(conversation))
 
     def owns(self, conversation: Conversation) -> bool:
         """Whether this provider, with this conversation, speaks as whoever created it."""
@@ -257,7 +265,9 @@ class Provider(ABC):
         """The cookies, as the constructor has left them."""
         return cast("Mapping[str, str]", self.cookies)
 
-    def _request(
+    # -- What its flows are written with -----------------------------------------------------------------------------
+
+    def request(
         self,
         conversation: Conversation,
         method: str,
@@ -271,8 +281,11 @@ class Provider(ABC):
         must_answer: bool = False,
         best_effort: bool = False,
     ) -> Request:
-        """A request with every header this provider sends; the user's `headers` are stronger than ours."""
-        headers = {"accept": "*/*", "user-agent": USER_AGENT, **self._headers(conversation)}
+        """A request with every header this provider sends; the user's `headers` are stronger than ours.
+
+        The arguments are the fields of `Request`.
+        """
+        headers = {"accept": "*/*", "user-agent": USER_AGENT, **self.request_headers(conversation)}
         headers |= {name.lower(): value for name, value in self.headers.items()}
         return Request(
             method=method,
@@ -287,5 +300,6 @@ class Provider(ABC):
             best_effort=best_effort,
         )
 
-    def _headers(self, conversation: Conversation) -> Mapping[str, str]:
+    def request_headers(self, conversation: Conversation) -> Mapping[str, str]:
+        """What every request says besides: by default the user's cookies. Names are lower-case."""
         return _cookies.header(self._jar)

@@ -27,8 +27,8 @@ from ._base import Provider
 from ._decoder import Stream
 from ._messages import Message, instruction, roles
 from ._parameters import flag, integer, number, strings, text
-from ._refusal import code_word, given_id, parsed, plain_text, refusal
-from ._steps import NewId, Request, Response, Steps
+from ._refusal import code_word, parsed, plain_text, refusal
+from ._steps import NewId, Request, Response, Steps, given_id
 from ._tgi import TGIDecoder, said
 
 _FALCON_40B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
@@ -120,7 +120,7 @@ class H2o(Provider):
         _cookies.checked({self.cookie_name: ""}, "")
         super().__post_init__()
 
-    def _first_prompt(self, messages: Sequence[Message]) -> str:
+    def first_prompt(self, messages: Sequence[Message]) -> str:
         return instruction(messages) if self.prompt_style == "instruction" else roles(messages)
 
     def mint(self, new_id: NewId) -> Mapping[str, str]:
@@ -132,7 +132,7 @@ class H2o(Provider):
         settings = {"ethicsModalAccepted": "true", "activeModel": self.model}
         if self.share_with_model_authors:
             settings["shareConversationsWithModelAuthors"] = "true"
-        response = yield self._request(conversation, "POST", "/settings", form=settings)
+        response = yield self.request(conversation, "POST", "/settings", form=settings)
         assert response is not None
         if not _acted(response):
             raise self.refusal(response)
@@ -142,7 +142,7 @@ class H2o(Provider):
             conversation = conversation.replace(session_cookie=self.cookie_name)
         yield conversation
 
-        response = yield self._request(conversation, "POST", "/conversation", json={"model": self.model}, creates=True)
+        response = yield self.request(conversation, "POST", "/conversation", json={"model": self.model}, creates=True)
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
@@ -179,7 +179,7 @@ class H2o(Provider):
         }
         # The generation goes on when the client leaves, so from here on it must be stopped if it is not waited for.
         generating = conversation.replace(generating=True)
-        request = self._request(conversation, "POST", self._path(conversation), json=body)
+        request = self.request(conversation, "POST", self._path(conversation), json=body)
         return Stream(request, TGIDecoder(generating, stop=tuple(parameters.get("stop", ()))))
         yield
 
@@ -204,11 +204,11 @@ class H2o(Provider):
         if conversation.get("generating"):
             with suppress(TrioprovError):  # deleting matters more, and the generation ends by itself
                 yield self._stop_request(conversation)
-        response = yield self._request(conversation, "DELETE", self._path(conversation))
+        response = yield self.request(conversation, "DELETE", self._path(conversation))
         assert response is not None
         if response.ok:
             return "deleted"
-        if response.status == 404 and self.owns(conversation):
+        if self.gone(conversation, response):
             return "already_gone"
         raise self.refusal(response)
 
@@ -221,20 +221,20 @@ class H2o(Provider):
         if not ours or self.credential(Conversation()) is not None:
             return "lost"
         # A named form action of SvelteKit: form-encoded, though it has no fields.
-        response = yield self._request(conversation, "POST", "/conversations?/delete", form={})
+        response = yield self.request(conversation, "POST", "/conversations?/delete", form={})
         assert response is not None
         if _acted(response):
             return "deleted"
         raise self.refusal(response)
 
     def _stop_request(self, conversation: Conversation) -> Request:
-        return self._request(conversation, "POST", f"{self._path(conversation)}/stop-generating", best_effort=True)
+        return self.request(conversation, "POST", f"{self._path(conversation)}/stop-generating", best_effort=True)
 
     @staticmethod
     def _path(conversation: Conversation) -> str:
         return f"/conversation/{quote(conversation.id or '', safe='')}"
 
-    def _headers(self, conversation: Conversation) -> Mapping[str, str]:
+    def request_headers(self, conversation: Conversation) -> Mapping[str, str]:
         parts = urlsplit(self.base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
         cookie = _cookies.header(self._jar, conversation.identity)
@@ -242,7 +242,7 @@ class H2o(Provider):
 
     def refusal(self, response: Response) -> ProviderError:
         """chat-ui's own refusals, and those of the model's endpoint, which it passes on as they are."""
-        code, message = self._reason(response)
+        code, message = self.reason(response)
         if response.status == 404 and message == "Conversation not found":
             return ConversationLost(message, status=404)
         if response.status == 410 and message == "Model not available anymore":
@@ -258,7 +258,7 @@ class H2o(Provider):
             error.retry_after = float(estimated)
         return error
 
-    def _reason(self, response: Response) -> tuple[str | None, str]:
+    def reason(self, response: Response) -> tuple[str | None, str]:
         """``{"message": …}`` from a route, ``{"error": …}`` from a guard or TGI, or text."""
         body = parsed(response)
         message = body.get("message") or body.get("error")

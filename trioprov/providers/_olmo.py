@@ -11,7 +11,8 @@ from .._errors import Overloaded, ProviderError, RemoteProtocolError
 from .._events import Event, Finish, FinishReason
 from ..wire import NDJSONValues
 from ._decoder import Decoder
-from ._refusal import code_word, given_id, shortened
+from ._refusal import code_word, shortened
+from ._steps import given_id
 
 # Deeper than any thread of an answer; a hostile server could nest for ever.
 _DEPTH = 100

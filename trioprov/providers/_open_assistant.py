@@ -29,7 +29,7 @@ from ._decoder import Decoder, Stream
 from ._messages import Message, inst, roles
 from ._oasst import OpenAssistantDecoder, settled
 from ._parameters import integer, number, refused, text
-from ._refusal import given_id, parsed, plain_text, refusal, shortened
+from ._refusal import parsed, plain_text, refusal, shortened
 from ._steps import NewId, Pause, Response, Steps
 
 # How often a message that somebody else reads, or nobody any more, is looked at, in seconds.
@@ -140,18 +140,18 @@ class OpenAssistant(Provider):
         nulls = {name: None for name, value in self.default_parameters.items() if value is None and name not in given}
         return {**nulls, **options}
 
-    def _first_prompt(self, messages: Sequence[Message]) -> str:
+    def first_prompt(self, messages: Sequence[Message]) -> str:
         return inst(messages) if self.prompt_style == "inst" else roles(messages)
 
     def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
         """Create a chat, in the name of whoever the cookies say."""
         if not self._jar:
             raise AuthenticationError("Open Assistant needs the cookies of a login: OpenAssistant(cookies={…})")
-        response = yield self._request(conversation, "POST", "/api/chat", creates=True)
+        response = yield self.request(conversation, "POST", "/api/chat", creates=True)
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
-        return conversation.replace(id=_id(response))
+        return conversation.replace(id=response.id())
 
     def ask(
         self,
@@ -180,14 +180,14 @@ class OpenAssistant(Provider):
             **top,
         }
         # From here on a worker may be at it, and only the answer to this says which message to wait for.
-        response = yield self._request(conversation, "POST", "/api/chat/assistant_message", json=body, must_answer=True)
+        response = yield self.request(conversation, "POST", "/api/chat/assistant_message", json=body, must_answer=True)
         assert response is not None
         if not response.ok:
             raise self._assistant_refusal(response)
-        pending = conversation.replace(pending=_id(response))
+        pending = conversation.replace(pending=response.id())
         yield pending
         query = {"chat_id": conversation.id or "", "message_id": pending["pending"]}
-        return Stream(self._request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending))
+        return Stream(self.request(pending, "POST", "/api/chat/events", query=query), OpenAssistantDecoder(pending))
 
     def _prompter_message(self, conversation: Conversation, prompt: str) -> Steps[Conversation]:
         """Store the prompt; unless it is there, from an ask that failed after it."""
@@ -201,13 +201,13 @@ class OpenAssistant(Provider):
                 "open a new session to ask something else"
             )
         body = {"chat_id": conversation.id, "content": prompt, "parent_id": conversation.get("parent")}
-        response = yield self._request(conversation, "POST", "/api/chat/prompter_message", json=body)
+        response = yield self.request(conversation, "POST", "/api/chat/prompter_message", json=body)
         assert response is not None
         if response.status == 500 and (yield from self._gone(conversation)):
             raise ConversationLost("the chat does not exist any more", status=500)
         if not response.ok:
             raise self.refusal(response)
-        return conversation.replace(unanswered=_id(response), unanswered_prompt=digest)
+        return conversation.replace(unanswered=response.id(), unanswered_prompt=digest)
 
     def _previous_answer(self, conversation: Conversation) -> Steps[Conversation]:
         """Wait for an answer that was left before its end: its message is the parent of whatever comes next."""
@@ -219,7 +219,7 @@ class OpenAssistant(Provider):
 
     def _message(self, conversation: Conversation) -> Steps[dict[str, Any]]:
         query = {"chat_id": conversation.id or "", "message_id": conversation["pending"]}
-        response = yield self._request(conversation, "GET", "/api/chat/message", query=query, best_effort=True)
+        response = yield self.request(conversation, "GET", "/api/chat/message", query=query, best_effort=True)
         assert response is not None
         if not response.ok:
             raise self.refusal(response)
@@ -243,7 +243,7 @@ class OpenAssistant(Provider):
             with suppress(TrioprovError):  # it cannot be waited for, or not for as long as it takes
                 yield Pause(0)  # no time is left for it, if the stream was read on for all of it
                 yield from self._previous_answer(conversation)
-        response = yield self._request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
+        response = yield self.request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
         if response.ok:
             return "deleted"
@@ -254,13 +254,13 @@ class OpenAssistant(Provider):
 
     def _gone(self, conversation: Conversation) -> Steps[bool]:
         query = {"chat_id": conversation.id or ""}
-        response = yield self._request(conversation, "GET", "/api/chat", query=query)
+        response = yield self.request(conversation, "GET", "/api/chat", query=query)
         assert response is not None
         return response.status == 404
 
     def refusal(self, response: Response) -> ProviderError:
         """A 403 has no body here, and means that nobody is logged in, or somebody banned."""
-        code, message = self._reason(response)
+        code, message = self.reason(response)
         if response.status == 403 and not message:
             message = "not logged in: the cookies are missing, expired or another server's"
         if response.status == 422 and message.startswith("Model "):
@@ -274,7 +274,7 @@ class OpenAssistant(Provider):
             return RateLimited("rate limit or internal error", status=500, retry_after=error.retry_after)
         return error
 
-    def _reason(self, response: Response) -> tuple[str | None, str]:
+    def reason(self, response: Response) -> tuple[str | None, str]:
         """``{"message": …}``, where pydantic's complaints come as a list."""
         message = parsed(response).get("message")
         if isinstance(message, list):
@@ -292,10 +292,3 @@ def _complaint(item: object) -> str:
     place = ".".join(shortened(step) for step in cast("list[object]", where)) if isinstance(where, list) else ""
     said = shortened(fields.get("msg", fields))
     return f"{place}: {said}" if place else said
-
-
-def _id(response: Response) -> str:
-    found = given_id(parsed(response).get("id"))
-    if found is None:
-        raise RemoteProtocolError("the server created something and did not say its id")
-    return found

@@ -31,6 +31,17 @@ def refusal(response: Response, *, code: str | None = None, message: str = "") -
     return kind(message or f"HTTP status {status}", status=status, code=code, retry_after=response.retry_after)
 
 
+def reason(response: Response) -> tuple[str | None, str]:
+    """The code and the sentence of an error body, from where most services have them; else the text itself."""
+    body = parsed(response)
+    if not body:
+        return None, plain_text(response.body)
+    error = body.get("error")
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else body
+    said = next((fields[name] for name in ("message", "detail", "error") if fields.get(name)), "")
+    return code_word(fields.get("code")), shortened(said)
+
+
 def parsed(response: Response) -> dict[str, Any]:
     """A body as a JSON object; empty when it is none."""
     try:
@@ -38,11 +49,6 @@ def parsed(response: Response) -> dict[str, Any]:
     except TrioprovError:
         return {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def given_id(value: object) -> str | None:
-    """An id that a server gave, if it is one: a string that is not empty, not endless and no dot segment of a path."""
-    return value if isinstance(value, str) and 0 < len(value) <= 128 and value not in (".", "..") else None
 
 
 def code_word(value: object) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from .._conversation import Conversation
+from .._errors import RemoteProtocolError
 from ..wire import loads
 
 T = TypeVar("T")
@@ -73,6 +74,23 @@ class Response:
             RemoteProtocolError: it is not JSON.
         """
         return loads(self.body)
+
+    def id(self, key: str = "id") -> str:
+        """The id that the body, a JSON object, holds under ``key``.
+
+        Raises:
+            RemoteProtocolError: there is none, or one that no path can hold.
+        """
+        value: object = self.json()
+        found = given_id(cast("dict[str, object]", value).get(key)) if isinstance(value, dict) else None
+        if found is None:
+            raise RemoteProtocolError("the server created something and did not say its id")
+        return found
+
+
+def given_id(value: object) -> str | None:
+    """An id that a server gave, if it is one: a string that is not empty, not endless and no dot segment of a path."""
+    return value if isinstance(value, str) and 0 < len(value) <= 128 and value not in (".", "..") else None
 
 
 @dataclass(frozen=True, slots=True)
