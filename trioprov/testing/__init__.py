@@ -9,6 +9,7 @@ network that it uses.
 
 from __future__ import annotations
 
+from ._check import check_provider as check_provider
 from ._emulator import Emulator as Emulator
 from ._emulator import assert_no_orphans as assert_no_orphans
 from ._emulator import open_emulator as open_emulator

@@ -1,0 +1,225 @@
+"""What a provider's decoder makes of bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from ..._conversation import Conversation
+from ..._errors import TrioprovError
+from ..._events import Event, Finish, Lagged, Notice, Queued
+from ...providers import Decoder, Provider, Stream
+from ._flows import HOSTILE, REFUSALS
+from ._subject import Complaint, Subject, broken, drive, shown
+
+_ROUNDS = 200
+_HOARD = 16  # MiB
+_PLACES = 300  # at which a recorded stream is cut; a longer one at so many of its bytes
+_VALUES: tuple[Any, ...] = (None, 5, -1e300, True, "", "x", [], {}, [[]], {"a": None})
+
+
+def _fresh(subject: Subject, provider: Provider | None = None) -> Callable[[], Decoder] | None:
+    """Makes decoders for the first answer of a new conversation, if asking comes to that."""
+    provider = provider or subject.make()
+    stream = subject.stream(provider)
+    if stream is None or not isinstance(stream.decoder, Decoder):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return None
+
+    def fresh() -> Decoder:
+        found = subject.stream(provider)
+        assert isinstance(found, Stream)
+        return found.decoder
+
+    return fresh
+
+
+def _decoded(decoder: Decoder, data: bytes, size: int = 0) -> list[Event]:
+    """All events of a body, whole or in pieces of ``size`` bytes."""
+    events: list[Event] = []
+    for start in range(0, len(data), size or max(1, len(data))):
+        events += decoder.receive_data(data[start : start + size] if size else data)
+    return [*events, *decoder.receive_eof()]
+
+
+def _gist(events: list[Event]) -> list[str]:
+    """The events, with tokens that follow on each other joined, and errors as what they say."""
+    gist: list[str] = []
+    text = ""
+    for event in events:
+        if isinstance(event, str):
+            text += event
+            continue
+        gist += [repr(text)] if text else []
+        text = ""
+        told = event.error if isinstance(event, Finish) else None
+        gist.append(f"{event.reason}: {type(told).__name__} {told}" if isinstance(event, Finish) else repr(event))
+    return [*gist, *([repr(text)] if text else [])]
+
+
+def _damaged(streams: tuple[bytes, ...]) -> Iterator[bytes]:
+    """Bodies that no server means: noise, JSON of every shape in every frame, and recorded ones with a part wrong."""
+    chance = random.Random(0)
+    for body in HOSTILE:
+        yield from (body, body + b"\n", b"data:" + body + b"\n\n", b"data: " + body + b"\r\n\r\n")
+    alphabet = b'\n\r\n :{}[]",0ae\\u\x00\xe2\x80\xa8\xff'
+    for _ in range(_ROUNDS):
+        yield bytes(chance.choices(alphabet, k=chance.randrange(60)))
+        yield b"".join(
+            f"data: {json.dumps(_value(chance))}\n\n{json.dumps(_value(chance))}\n".encode()
+            for _ in range(chance.randrange(4))
+        )
+    for stream in streams:
+        yield from _variations(stream, chance)
+
+
+def _value(chance: random.Random, depth: int = 0) -> Any:
+    names = ("token", "text", "content", "message", "error", "type", "id", "choices", "delta", "done", "finish_reason")
+    if depth > 2 or chance.random() < 0.4:
+        return chance.choice(_VALUES)
+    if chance.random() < 0.3:
+        return [_value(chance, depth + 1) for _ in range(chance.randrange(3))]
+    return {name: _value(chance, depth + 1) for name in chance.sample(names, 3)}
+
+
+def _variations(stream: bytes, chance: random.Random) -> Iterator[bytes]:
+    lines = stream.splitlines(keepends=True)
+    for _ in range(_ROUNDS):
+        at = chance.randrange(len(stream))
+        yield stream[:at] + bytes([chance.randrange(256)]) + stream[at + chance.randrange(3) :]
+        line = chance.randrange(len(lines))
+        yield b"".join([*lines[:line], *lines[line + chance.randrange(2) :], lines[line]])
+    yield stream + stream
+    # Each value of each JSON text, one after the other, as something else.
+    for number, line in enumerate(lines):
+        frame, brace, rest = line.partition(b"{")
+        body = (brace + rest).rstrip(b"\r\n")
+        try:
+            text: object = json.loads(body)
+        except ValueError:
+            continue
+        end = line[len(frame) + len(body) :]
+        for changed in _changed(text):
+            yield b"".join([*lines[:number], frame, json.dumps(changed).encode(), end, *lines[number + 1 :]])
+
+
+def _changed(value: object) -> Iterator[object]:
+    yield from _VALUES
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        for name, inner in fields.items():
+            yield {key: item for key, item in fields.items() if key != name}
+            for other in _changed(inner):
+                yield {**fields, name: other}
+    elif isinstance(value, list):
+        items = cast("list[object]", value)
+        for at, inner in enumerate(items):
+            for other in _changed(inner):
+                yield [*items[:at], other, *items[at + 1 :]]
+
+
+def _any_bytes(subject: Subject) -> Iterator[Complaint]:
+    """Its decoder takes any bytes without raising, and gives one Finish, which is the last event."""
+    fresh = _fresh(subject)
+    if fresh is None:
+        return
+    for body in _damaged(tuple(subject.streams)):
+        decoder = fresh()
+        try:
+            events = _decoded(decoder, body)
+        except Exception as exc:
+            yield f"{shown(body)} raised {type(exc).__name__}: {exc}", "RemoteProtocolError (wire.reader raises it)"
+            continue
+        finishes = [event for event in events if isinstance(event, Finish)]
+        if len(finishes) != 1 or events[-1] is not finishes[0]:
+            yield f"{shown(body)} gave {shown(events)}", "one Finish, at the end"
+        elif odd := [one for one in events if not isinstance(one, (str, Queued, Notice, Finish))]:
+            yield f"{shown(body)} gave {shown(odd[0])}", "a token, Queued, Notice or Finish"
+        elif "" in events:
+            yield f"{shown(body)} gave an empty token", "none"
+        elif any(isinstance(event, Lagged) for event in events):
+            yield f"{shown(body)} gave Lagged", "that is for subscribers to see"
+        elif finishes[0].reason == "interrupted" or (finishes[0].error is None) == (finishes[0].reason == "error"):
+            yield f"{shown(body)} gave {finishes[0]!r}", "an error with the reason 'error', and with no other"
+        elif decoder.receive_data(body) or decoder.receive_eof() or decoder.receive_eof():
+            yield f"{shown(body)} gave more events after the Finish", "nothing"
+        if not isinstance(decoder.conversation, Conversation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield f"its conversation has become {shown(decoder.conversation)}", "self.conversation.replace(…)"
+            return
+        json.dumps(decoder.conversation)
+
+
+def _cut_anywhere(subject: Subject) -> Iterator[Complaint]:
+    """Its decoder gives the same events wherever the bytes were cut."""
+    fresh = _fresh(subject)
+    if fresh is None:
+        return
+    for body in _damaged(tuple(subject.streams)):
+        if len(body) > 10_000:
+            continue
+        whole = _gist(_decoded(fresh(), body))
+        for size in (1, 3):
+            if (cut := _gist(_decoded(fresh(), body, size))) != whole:
+                yield f"{shown(body)} gave {shown(whole)}, and in pieces of {size} byte {shown(cut)}", "the same"
+                break
+
+
+def _complete(subject: Subject) -> Iterator[Complaint]:
+    """A stream ends well by its own end mark alone: without it, the answer is an IncompleteReply."""
+    fresh = _fresh(subject)
+    if fresh is None:
+        return
+    if _ended_well(events := _decoded(fresh(), b"")):
+        yield f"a stream without a byte gave {events!r}", "an error"
+    for stream in subject.streams:
+        events = _decoded(fresh(), stream)
+        if not _ended_well(events):
+            yield f"a recorded stream gave {_gist(events)[-1]}", "a Finish without an error"
+            continue
+        whole = _gist(events)
+        for at in range(0, len(stream), len(stream) // _PLACES + 1):
+            part = _decoded(fresh(), stream[:at])
+            if _ended_well(part) and _gist(part) != whole:
+                yield f"cut after {at} bytes, a recorded stream gave {shown(_gist(part))}", "an error: it is not all"
+
+
+def _ended_well(events: list[Event]) -> bool:
+    last = events[-1] if events else None
+    return isinstance(last, Finish) and last.error is None
+
+
+def _bounded(subject: Subject) -> Iterator[Complaint]:
+    """What its decoder keeps back is bounded, however long a line is that never ends."""
+    fresh = _fresh(subject)
+    if fresh is None:
+        return
+    for start in (b"data: ", b'{"'):
+        decoder = fresh()
+        events = decoder.receive_data(start)
+        for _ in range(_HOARD):
+            events += decoder.receive_data(b"x" * (1 << 20))
+        if not events:
+            yield (
+                f"of {_HOARD} MiB without a line's end it made nothing",
+                "an error (the decoders of wire have a limit)",
+            )
+
+
+def _after_stream(subject: Subject) -> Iterator[Complaint]:
+    """What it makes of a stream without an end mark is a Finish, or an error of ours, whatever the server says."""
+    provider = subject.make()
+    fresh = _fresh(subject, provider)
+    if fresh is None:
+        return
+    answers = [subject.answers(), broken, *(subject.answers(status) for status in REFUSALS)]
+    for answer in [*answers, *(subject.answers(200, body) for body in HOSTILE)]:
+        driven = drive(provider.after_stream(fresh()), answer)
+        events: Any = driven.value
+        if not isinstance(driven.error, TrioprovError) and not (
+            isinstance(events, list) and events and isinstance(events[-1], Finish)
+        ):
+            yield f"after_stream returned {shown(driven.value)}", "events, with a Finish at the end"
+
+
+DUTIES = (_any_bytes, _cut_anywhere, _complete, _bounded, _after_stream)
