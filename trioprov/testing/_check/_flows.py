@@ -12,7 +12,6 @@ from ..._errors import AuthenticationError, Overloaded, ProviderError, RateLimit
 from ...providers import Decoder, Provider, Request, Response, Steps, Stream
 from ._subject import (
     COOKIE,
-    ID,
     MINE,
     QUESTION,
     TOKEN,
@@ -180,14 +179,15 @@ def _refusals(subject: Subject) -> Iterator[Complaint]:
 def _ids(subject: Subject) -> Iterator[Complaint]:
     """An id from the server cannot change the path of a request: it is checked, and percent-encoded."""
     provider = subject.make()
-    whole = _paths(subject, provider, subject.opened(provider).replace(id=ID))
+    opened = subject.opened(provider)
+    whole = _paths(subject, provider, opened)
     for bad in _BAD_IDS:
-        says = {name: bad if value == ID else value for name, value in subject.says.items()}
+        says = {name: bad if isinstance(value, str) else value for name, value in subject.says.items()}
         opening = drive(
             provider.open(subject.minted(provider), counted()), subject.answers(200, json.dumps(says).encode())
         )
         found = opening.value
-        if not isinstance(found, Conversation) or found.id is None or found.id == ID:
+        if not isinstance(found, Conversation) or found.id in (None, opened.id):
             continue
         if not isinstance(found.id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             yield f"the id {bad!r} was taken", "response.id(…), which takes strings alone"

@@ -32,6 +32,10 @@ def _class(subject: Subject) -> Iterator[Complaint]:
         yield f"{', '.join(missing)} is not implemented", "an ask flow"
 
 
+def _items(value: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
+
+
 def _attributes(subject: Subject) -> Iterator[Complaint]:
     """Its class attributes say what it is."""
     cls: Any = subject.cls
@@ -51,7 +55,7 @@ def _attributes(subject: Subject) -> Iterator[Complaint]:
             yield f"{name} is {shown(value)}", "a mapping"
     for name in ("models", "supported_parameters"):
         given: Any = getattr(cls, name, None)
-        names = cast("tuple[object, ...]", given) if isinstance(given, tuple) else (None,)
+        names = _items(given)
         if not all(isinstance(item, str) and item for item in names):
             yield f"{name} is {shown(given)}", "a tuple of strings"
         elif len(set(names)) < len(names):
