@@ -166,7 +166,8 @@ class Provider(ABC):
         """
         first = not conversation.started
         prompt = self.first_prompt(messages) if first else last_user_run(messages)
-        if not prompt.strip():
+        # What is put around the messages is nothing to answer.
+        if not prompt.strip() or not any(message.content.strip() for message in messages):
             raise ValueError("the prompt is empty")
         return prompt
 

@@ -33,9 +33,9 @@ def check_provider(
 
     That it is a value and keeps secrets; that its parameters are checked and its flows do no I/O, mark what creates,
     and survive whatever a server says; that its decoder does not raise, gives one `Finish`, and gives it last; that
-    ``close`` ends for every answer, and says "deleted" or "already gone" only of what is. It takes milliseconds, uses
-    no network and no event loop, and runs in any test function. It cannot know what the service really says: that is
-    for a test with a server.
+    ``close`` ends for every answer, and says "deleted" or "already gone" only of what is. It takes half a second,
+    uses no network and no event loop, and runs in any test function. It cannot know what the service really says: that
+    is for a test with a server.
 
     Args:
         provider_class: the class.
@@ -56,21 +56,25 @@ def check_provider(
     subject = Subject(provider_class, fields, {**ids(), **(answer or {})}, tuple(streams))
     found = next((found for duties in _DUTIES if (found := _complaints(duties, subject))), None)
     if found:
-        lines = [f"{sentence}\n    seen:   {seen}\n    wanted: {wanted}" for sentence, (seen, wanted) in found]
-        raise AssertionError("\n  ".join([f"{provider_class.__qualname__} fails as a provider:", *lines]))
+        raise AssertionError("\n  ".join([f"{provider_class.__qualname__} fails as a provider:", *found]))
 
 
-def _complaints(duties: Sequence[Duty], subject: Subject) -> list[tuple[str, Complaint]]:
-    found: list[tuple[str, Complaint]] = []
+def _complaints(duties: Sequence[Duty], subject: Subject) -> list[str]:
+    """The lines of a report: each duty that is not done, what was seen, and what is wanted."""
+    lines: list[str] = []
     for duty in duties:
-        sentence = (duty.__doc__ or duty.__name__).split("\n")[0]
         complaints: list[Complaint] = []
         try:
             complaints.extend(duty(subject))
         except Exception as exc:
             complaints.append((_told(exc), "no such exception"))
-        found += [(sentence, complaint) for complaint in complaints[:_MOST]]
-    return found
+        if complaints:
+            lines.append(duty.__doc__ or duty.__name__)
+            for seen, wanted in complaints[:_MOST]:
+                lines += [f"  seen:   {seen}", f"  wanted: {wanted}"]
+        if len(complaints) > _MOST:
+            lines.append(f"  … and {len(complaints) - _MOST} more like it")
+    return lines
 
 
 def _told(exc: Exception) -> str:
