@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -59,18 +62,38 @@ class _Here:
         return self._provider(*args, **{"base_url": self._url, **fields})
 
 
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
+    """The blocks that say what file they are, each as that file, to be imported."""
+    found: dict[str, Path] = {}
+    for block in blocks("python"):
+        if named := re.match(r"# (\w+)\.py\n", block):
+            found[named[1]] = tmp_path / f"{named[1]}.py"
+            found[named[1]].write_text(block, "utf-8")
+            monkeypatch.setitem(sys.modules, named[1], None)  # so that it is as before afterwards
+            del sys.modules[named[1]]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    return found
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.strip().splitlines()[-1][:40])
 async def test_every_code_block_runs(
     block: str,
     services: dict[str, Emulator[Provider]],
+    modules: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code = compile(block, "README.md", "exec")
+    code = compile(block, "README.md", "exec", dont_inherit=True)
+    names: dict[str, Any] = {"trioprov": trioprov, "__name__": "readme"}
     # Each block begins its own run, so it needs a thread without one.
-    await trio.to_thread.run_sync(exec, code, {"trioprov": trioprov, "__name__": "readme"})
+    await trio.to_thread.run_sync(exec, code, names)
+    for name in names:
+        if name.startswith("test_"):
+            names[name]()
     if "print(" in block:
         assert capsys.readouterr().out.strip()
 
@@ -93,6 +116,69 @@ def by_lane(lines: list[str]) -> dict[int, list[dict[str, Any]]]:
                 record[name] = type(record[name])
         records.setdefault(record["lane"], []).append(record)
     return records
+
+
+@pytest.fixture
+def acme(modules: dict[str, Path]) -> Any:
+    return importlib.import_module("acme")
+
+
+def test_the_example_of_a_provider_is_short(modules: dict[str, Path]) -> None:
+    assert len(modules["acme"].read_text("utf-8").splitlines()) <= 60
+
+
+def test_the_example_of_an_entry_point_names_the_example_of_a_provider(acme: Any) -> None:
+    said = tomllib.loads(next(block for block in blocks("toml") if "trioprov.providers" in block))
+    ((name, value),) = said["project"]["entry-points"]["trioprov.providers"].items()
+    assert importlib.metadata.EntryPoint(name, value, "trioprov.providers").load() is acme.Acme
+    assert name == acme.Acme.name
+
+
+async def test_the_example_of_a_provider_speaks_with_a_server(acme: Any, nursery: trio.Nursery) -> None:
+    chats: list[str] = []
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        received = b""
+        async for data in stream:
+            received += data
+            head, blank, body = received.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            if not blank or len(body) < int(length[1] if length else 0):
+                continue
+            method, path, _ = head.split(b"\r\n")[0].decode().split()
+            heard.append((f"{method} {path}", json.loads(body or b"{}")))
+            answer = b""
+            if method == "DELETE":
+                chats.remove(path.removeprefix("/chats/"))
+            elif path == "/chats":
+                chats.append("c-1")
+                answer = b'{"id": "c-1"}'
+            elif heard[-1][1]["prompt"] == "Again?":
+                answer = b'{"token": "Be"}\n{"error": "out of breath"}\n'
+            else:
+                answer = b'{"token": "Be"}\n{"token": "cause."}\n{"done": true}\n'
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+            received = b""
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, serve, listeners)
+    url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    async with trioprov.open_session(acme.Acme(base_url=url)) as session:
+        async with session.ask("Why?", temperature=0.5) as reply:
+            assert [token async for token in reply] == ["Be", "cause."]
+        async with session.ask("Again?") as reply:
+            with pytest.raises(trioprov.ProviderError, match="out of breath") as caught:
+                await reply.wait()
+        assert caught.value.partial == "Be"
+    assert session.cleanup is not None
+    assert (session.cleanup.outcome, chats) == ("deleted", [])
+    assert heard == [
+        ("POST /chats", {"model": "acme-large"}),
+        ("POST /chats/c-1/messages", {"prompt": "Why?", "temperature": 0.5}),
+        ("POST /chats/c-1/messages", {"prompt": "Again?"}),
+        ("DELETE /chats/c-1", {}),
+    ]
 
 
 EARLIER = [
