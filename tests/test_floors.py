@@ -38,6 +38,7 @@ FLOORS = [
 KEYS = {
     "httpx": {"_transport"},
     "httpcore": set[str](),
+    "httptools": {"_transport"},
     "h11": {"testing"},
     "anyio": set[str](),
     "sqlite3": {"_journal"},
@@ -46,7 +47,8 @@ KEYS = {
     "msgspec": {"wire", "providers"},
     "uuid": {"_owner", "_turn", "testing"},
     "random": {"_retry", "testing"},
-    "socket": {"testing"},
+    "socket": {"_transport", "testing"},
+    "ssl": {"_client", "_transport"},
     "threading": {"_journal", "cli", "testing"},
     "zlib": {"_transport"},
 }

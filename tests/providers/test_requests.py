@@ -186,7 +186,7 @@ SESSIONS: list[tuple[Provider, Callable[[respx.MockRouter], None]]] = [
 
 @pytest.fixture
 def router() -> Iterator[respx.MockRouter]:
-    with respx.mock(assert_all_called=True, assert_all_mocked=True) as router:
+    with respx.mock(using="httpx", assert_all_called=True, assert_all_mocked=True) as router:
         yield router
 
 
@@ -220,7 +220,7 @@ async def test_two_sessions_of_a_client_share_no_identity_and_no_cookie(
     speakers: list[set[str]] = []
     async with trioprov.open_client() as client:
         for _ in range(2):
-            with respx.mock(assert_all_called=False) as router:
+            with respx.mock(using="httpx", assert_all_called=False) as router:
                 service(router)
                 async with trioprov.open_session(provider, client=client) as session, session.ask("?") as reply:
                     await reply.wait()

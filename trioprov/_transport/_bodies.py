@@ -14,6 +14,7 @@ import trio
 
 from .._errors import ConnectionFailed, IncompleteReply, RemoteProtocolError
 from ..providers import Provider, Request, Response
+from ._http1 import BODY, Answer
 
 # An answer that is not a stream: ids, states, error texts. A gateway's error page is larger than any of these.
 MAX_BODY = 1024 * 1024
@@ -77,7 +78,22 @@ async def whole(response: httpx.Response) -> Response:
 
 
 async def pump(response: httpx.Response, receive: Callable[[bytes], Awaitable[bool]]) -> None:
-    """Feed the body to ``receive``; leave it early only by a cancellation that arrives inside ``__anext__``."""
+    """Feed the body to ``receive``, until it ends or ``receive`` returns false."""
+    answer = response.extensions.get(BODY)
+    if not isinstance(answer, Answer):
+        await _pump_any(response, receive)
+        return
+    try:
+        decoded = _decoder(response.headers.get("content-encoding", ""))
+        while data := await answer.receive():
+            if not await receive(decoded(data)):
+                return
+    finally:
+        answer.leave()
+
+
+async def _pump_any(response: httpx.Response, receive: Callable[[bytes], Awaitable[bool]]) -> None:
+    """The same for a body of httpx's generators: it is left only by a cancellation that arrives in ``__anext__``."""
     failure: BaseException | None = None
     leaving = False
     try:

@@ -1,12 +1,14 @@
 """The connections of one client, and who may use them.
 
-Three rules come from measurements of httpx 0.28 on httpcore 1.0 (see the threads):
+They are ours (`_http1`) where nobody else is to connect: no proxy, no transport of the user's. For httpx's own, two
+rules come from measurements of httpx 0.28 on httpcore 1.0 (see the threads):
 
 - Nothing ever queues inside httpcore's pool: a request cancelled there can take its slot with it for good
   (encode/httpcore#1093). The limit is ours, in front.
 - A body is left only from inside ``__anext__`` (see `_bodies`).
-- What cleans up has its own connections, so that no number of live streams can starve it, and its own limit per
-  server, since opening a connection costs httpcore time in proportion to those it has.
+
+What cleans up is not counted by that limit, and so cannot be starved by any number of live streams. It has a limit of
+its own, per server: a server whose streams were all cancelled at once is not also sent as many deletes at once.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import trio
 
 from ..providers import Provider, Request, Response
 from ._bodies import built, pump, translated, whole
+from ._http1 import TELL
 from ._pools import Pools
 
 # How many cleanups may talk to one server at once.
@@ -33,16 +36,22 @@ class Exchange:
 
     Attributes:
         sent: whether it may have left; until then nothing can have happened on the server.
+        told: whether ``sent`` comes from who sends it.
     """
 
     def __init__(self) -> None:
         self.sent: bool = False
-        self.traced: bool = False
+        self.told: bool = False
         self._handshaking: Any = None
+
+    def tell(self, sent: bool) -> None:
+        """Our own transport's hook: it has the request; it is about to send it."""
+        self.told = True
+        self.sent = sent
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpcore's trace hook, which is called before and after each step of a connection."""
-        self.traced = True
+        self.told = True
         if event.endswith("connect_tcp.complete"):
             self._handshaking = info["return_value"]
         elif event.endswith(("start_tls.complete", "send_request_headers.started")):
@@ -94,12 +103,12 @@ class Transport:
                 return await whole(await self._start(client, provider, request, exchange or Exchange()))
 
     async def send_cleanup(self, provider: Provider, request: Request) -> Response:
-        """The same, on the connections kept for cleaning up; call it inside `cleanup_slot`."""
+        """The same, without waiting for `max_connections`; call it inside `cleanup_slot`."""
         with self._pools.borrow(provider, cleanup=True) as client:
             return await whole(await self._start(client, provider, request, Exchange()))
 
     def cleanup_slot(self, provider: Provider) -> AbstractAsyncContextManager[object]:
-        """Hold one of the cleanup connections to the provider's server."""
+        """Be one of the few who clean up on the provider's server at once."""
         return self._cleanups.setdefault(provider.base_url, trio.CapacityLimiter(_CLEANUPS))
 
     async def stream(
@@ -147,7 +156,7 @@ class Transport:
     ) -> httpx.Response:
         with translated():
             message = built(client, provider, request)
-            message.extensions["trace"] = exchange.trace
+            message.extensions |= {TELL: exchange.tell, "trace": exchange.trace}
             # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
             exchange.sent = self._foreign
             try:
@@ -156,7 +165,7 @@ class Transport:
                 exchange.sent = False
                 raise
             except httpx.HTTPError:
-                exchange.sent = exchange.sent or not exchange.traced
+                exchange.sent = exchange.sent or not exchange.told
                 raise
             finally:
                 with trio.CancelScope(shield=True, relative_deadline=1.0):

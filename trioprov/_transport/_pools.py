@@ -1,7 +1,8 @@
-"""httpx clients, each with a connection pool that few use at once.
+"""httpx clients: one on our own transport; and where there is a proxy, some with a pool of httpx's that few use at once.
 
 httpcore looks at every connection of a pool for every request: with a thousand streams in one pool, that costs more
-than all else together (encode/httpcore#1035). So a pool takes a few users, and the next ones get another.
+than all else together (encode/httpcore#1035). So a pool of its takes a few users, and the next ones get another; and
+what cleans up gets those that no stream uses.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import http.cookiejar
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx
 
 from .._errors import ConnectionFailed
 from ..providers import Provider
+from ._http1 import KEEPALIVE, HTTP1Transport
 
 # Connecting is the one wait that no answer is lost by giving up; everything else has budgets and deadlines of ours.
 _TIMEOUT = httpx.Timeout(None, connect=30.0)
 
-# Servers close idle connections after 5 s (node's default); one that is reused at that edge fails in 2-10 % of tries.
-_KEEPALIVE = 3.0
-
-# How many requests and streams one pool carries at once.
+# How many requests and streams one pool of httpx's carries at once.
 _USERS = 32
 
 # Takes no cookie from anybody: cookies belong to conversations, and a client serves many.
@@ -46,10 +48,12 @@ class Pools:
         self._verify = verify
         self._trust_env = trust_env
         self._pools: dict[tuple[str | None, bool, bool], list[_Pool]] = {}
+        self._proxies = getproxies() if trust_env else {}
+        self._own: httpx.AsyncClient | None = None
 
     @contextmanager
     def borrow(self, provider: Provider, *, cleanup: bool = False) -> Generator[httpx.AsyncClient]:
-        """Use one of the pools for a provider: for cleaning up, one that no stream uses.
+        """Use one of the clients for a provider: for cleaning up, one that no stream can keep from connecting.
 
         Raises:
             ConnectionFailed: there is no way to speak to such a proxy.
@@ -57,13 +61,19 @@ class Pools:
         """
         if provider.proxy is not None and self._transport is not None:
             raise ValueError("the provider has a proxy, but the client's own transport decides how to connect")
+        if self._transport is None and provider.proxy is None and not self._may_be_proxied(provider.base_url):
+            # It never queues, so that one serves all, streams and cleanups.
+            if self._own is None:
+                self._own = self._client(HTTP1Transport(partial(self._context, True)))
+            yield self._own
+            return
         secure = provider.base_url.startswith("https:")
         pools = self._pools.setdefault((provider.proxy, secure, cleanup), [])
         # A transport of somebody else's is one pool, whatever it is inside.
         pool = next((pool for pool in pools if pool.users < _USERS or self._transport is not None), None)
         if pool is None:
             try:
-                pool = _Pool(self._new_client(provider.proxy, secure))
+                pool = _Pool(self._client(self._transport, provider.proxy, secure))
             except ImportError as exc:
                 raise ConnectionFailed("a SOCKS proxy needs: pip install 'trioprov[socks]'") from exc
             pools.append(pool)
@@ -78,14 +88,28 @@ class Pools:
         pools, self._pools = self._pools, {}
         for pool in [pool for some in pools.values() for pool in some]:
             await pool.client.aclose()
+        own, self._own = self._own, None
+        if own is not None:
+            await own.aclose()
 
-    def _new_client(self, proxy: str | None, secure: bool) -> httpx.AsyncClient:
+    def _may_be_proxied(self, url: str) -> bool:
+        """Whether the environment may want a proxy for it, as httpx reads it; if in doubt, httpx is to decide."""
+        parts = urlsplit(url)
+        if not (self._proxies.get(parts.scheme) or self._proxies.get("all")):
+            return False
+        host = parts.hostname or ""
+        spared = [name.strip().lower() for name in self._proxies.get("no", "").split(",")]
+        return not any(name and (name in ("*", host) or host.endswith("." + name.lstrip("."))) for name in spared)
+
+    def _client(
+        self, transport: httpx.AsyncBaseTransport | None, proxy: str | None = None, secure: bool = False
+    ) -> httpx.AsyncClient:
         client = httpx.AsyncClient(
-            transport=self._transport,
-            verify=self._context(secure),
+            transport=transport,
+            verify=self._context(secure) if transport is None else False,
             trust_env=self._trust_env,
             proxy=self._proxy(proxy),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE),
             timeout=_TIMEOUT,
             cookies=_NO_COOKIES,
             follow_redirects=False,

@@ -1,0 +1,217 @@
+"""HTTP/1.1 behind httpx's interface, for what is most of the work here: long answers in very many small pieces.
+
+It has no proxies, no HTTP/2, no limits and no timeouts but that for connecting; who wants those has httpx's own. What
+it has is that a connection, at any instant, is in use by one request, or idle and as good as new, or closed.
+"""
+
+from __future__ import annotations
+
+import collections
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias, cast
+
+import httpx
+import trio
+
+from ._parser import BadRequest, Cut, NotHTTP, ResponseParser, request_bytes
+from ._wires import Wire, connect
+
+# Extensions (httpx's word) of a request and of an answer: what is told before the first byte leaves, and the body.
+TELL = "trioprov.tell"
+BODY = "trioprov.body"
+
+# Servers close idle connections after 5 s (node's default); one that is reused at that edge fails in 2-10 % of tries.
+KEEPALIVE = 3.0
+
+_Origin: TypeAlias = tuple[str, str, int]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class HTTP1Transport(httpx.AsyncBaseTransport):
+    """Connections to any number of servers, as many to each as there are requests.
+
+    A request is never sent twice. A request's ``TELL`` extension is called with ``False`` when it is taken up, and
+    with ``True`` immediately before its first byte leaves.
+
+    Args:
+        context: asked for when there is TLS to speak.
+    """
+
+    def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
+        self._context = context
+        self._idle: dict[_Origin, collections.deque[tuple[float, Wire]]] = {}
+        self._busy: set[Wire] = set()
+        self._closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        tell = cast("Callable[[bool], object]", request.extensions.get(TELL, lambda _: None))
+        tell(False)
+        url = request.url
+        if url.scheme not in _PORTS:
+            raise httpx.UnsupportedProtocol(f"there is no way to speak {url.scheme!r}")
+        origin = (url.scheme, url.raw_host.decode("ascii").strip("[]"), url.port or _PORTS[url.scheme])
+        stream = cast("httpx.AsyncByteStream", request.stream)
+        body = b"".join([part async for part in stream])
+        try:
+            data = request_bytes(request.method.encode("ascii"), url.raw_path, request.headers.raw, body)
+        except (BadRequest, UnicodeError) as exc:
+            raise httpx.LocalProtocolError(str(exc)) from exc
+        wire = self._reused(origin) or await self._connected(origin, request)
+        parser = ResponseParser(request.method)
+        answer = Answer(self, origin, wire, parser)
+        self._busy.add(wire)
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # else it would be, after this, and before a byte has left
+            tell(True)
+            await answer.begin(data)
+        except BaseException:
+            answer.leave()
+            raise
+        head = parser.head
+        assert head is not None
+        return httpx.Response(
+            head.status,
+            headers=list(head.headers),
+            stream=answer,
+            extensions={"http_version": head.version, "reason_phrase": head.reason, BODY: answer},
+        )
+
+    async def aclose(self) -> None:  # noqa: ASYNC124 - the interface's; there is nothing to wait for
+        """Close all connections, those in use too; whoever uses one gets an error."""
+        self._closed = True
+        for wire in [*self._busy, *(wire for idle in self._idle.values() for _, wire in idle)]:
+            wire.close()
+        self._busy.clear()
+        self._idle.clear()
+
+    def give_back(self, origin: _Origin, wire: Wire, *, reusable: bool) -> None:
+        """Nobody uses the connection any more."""
+        self._busy.discard(wire)
+        self._expire()
+        if reusable and not self._closed:
+            self._idle.setdefault(origin, collections.deque()).append((trio.current_time(), wire))
+        else:
+            wire.close()
+
+    def _reused(self, origin: _Origin) -> Wire | None:
+        """The connection that became idle last: the likeliest to be alive."""
+        self._expire()
+        idle = self._idle.get(origin)
+        while idle:
+            _, wire = idle.pop()
+            if wire.is_quiet():
+                return wire
+            wire.close()
+        return None
+
+    def _expire(self) -> None:
+        since = trio.current_time() - KEEPALIVE
+        for origin, idle in list(self._idle.items()):
+            while idle and idle[0][0] < since:
+                idle.popleft()[1].close()
+            if not idle:
+                del self._idle[origin]
+
+    async def _connected(self, origin: _Origin, request: httpx.Request) -> Wire:
+        scheme, host, port = origin
+        limit = request.extensions.get("timeout", {}).get("connect")
+        context = self._context() if scheme == "https" else None
+        try:
+            with trio.fail_after(float("inf") if limit is None else limit):
+                return await connect(host, port, context)
+        except trio.TooSlowError as exc:
+            raise httpx.ConnectTimeout(f"no connection within {limit} s") from exc
+        except OSError as exc:
+            raise httpx.ConnectError(str(exc) or type(exc).__name__) from exc
+
+
+class Answer(httpx.AsyncByteStream):
+    """One request and its answer on a connection, which is given back as soon as the answer's last byte is here."""
+
+    def __init__(self, transport: HTTP1Transport, origin: _Origin, wire: Wire, parser: ResponseParser) -> None:
+        self._transport = transport
+        self._origin = origin
+        self._wire = wire
+        self._parser = parser
+        self._block = b""
+        self._sent = False
+        self._left = False
+
+    async def begin(self, data: bytes) -> None:
+        """Send the request, and read until the answer's head is there."""
+        unsent = memoryview(data)
+        parser = self._parser
+        try:
+            with suppress(OSError):  # it may have answered before it closed; if not, reading tells
+                while unsent and parser.head is None:
+                    sent = await self._wire.send(unsent)
+                    unsent = unsent[sent:]
+                    if not sent:  # an answer that did not wait for the whole question
+                        self._block = await self._read()
+            self._sent = not unsent
+            while parser.head is None:
+                self._block = await self._read()
+        except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
+            raise _as_httpx(exc) from exc
+        if parser.complete:
+            self.leave()
+
+    async def receive(self) -> bytes:
+        """The next piece of the body, all that one read brought; nothing at the end.
+
+        Raises:
+            httpx.TransportError: the connection broke, or what came is not HTTP.
+        """
+        block, self._block = self._block, b""
+        parser = self._parser
+        if block or parser.complete:
+            return block
+        if self._left:
+            raise httpx.StreamClosed
+        try:
+            while not block and not parser.complete:
+                if parser.failure is not None:
+                    raise parser.failure
+                block = await self._read()
+        except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
+            self.leave()
+            raise _as_httpx(exc) from exc
+        except BaseException:
+            self.leave()
+            raise
+        if parser.complete:
+            self.leave()
+        return block
+
+    async def _read(self) -> bytes:
+        data = await self._wire.receive()
+        if data:
+            return self._parser.receive_data(data)
+        return self._parser.receive_eof(clean=self._wire.clean)
+
+    def leave(self) -> None:
+        """Want no more of it: the connection is closed, unless nothing more was to come."""
+        if not self._left:
+            self._left = True
+            self._transport.give_back(self._origin, self._wire, reusable=self._sent and self._parser.reusable)
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        block = await self.receive()
+        if not block:
+            raise StopAsyncIteration
+        return block
+
+    async def aclose(self) -> None:  # noqa: ASYNC124 - the interface's; there is nothing to wait for
+        self.leave()
+
+
+def _as_httpx(exc: Exception) -> httpx.TransportError:
+    if isinstance(exc, (Cut, NotHTTP)):
+        return httpx.RemoteProtocolError(str(exc))
+    return httpx.ReadError(str(exc) or type(exc).__name__)
