@@ -187,6 +187,9 @@ async def _sent(client: httpx.AsyncClient, message: httpx.Request) -> httpx.Resp
         try:
             return await client.send(message, stream=True)
         except BaseExceptionGroup as group:
-            if group.split(KeyboardInterrupt)[1] is not None:
+            interrupts, rest = group.split(KeyboardInterrupt)
+            if interrupts is None:
                 raise
         signal.raise_signal(signal.SIGINT)
+        if rest is not None:  # it was cancelled, too
+            raise rest
