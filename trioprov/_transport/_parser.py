@@ -131,6 +131,7 @@ class ResponseParser:
         self._chunks: httptools.HttpResponseParser | None = None
         self._left: int | None = None  # of a body with a length; None: until the connection ends
         self._between = 0
+        self._tail = b""
         self._last = False
 
     @property
@@ -153,7 +154,7 @@ class ResponseParser:
             data = self._after_head(data)
             return self.receive_data(data) if data else b""
         if self.complete:
-            self._last = True  # nobody asked for that
+            self._last = self._last or bool(data)  # nobody asked for that
             return b""
         if self._left is None:
             return data
@@ -239,6 +240,8 @@ class ResponseParser:
         elif lengths:
             self._left = int(lengths[0])  # one, and a number: llhttp has seen to that
             self.complete = not self._left
+        else:
+            self._last = True
 
     def _unchunked(self, chunks: httptools.HttpResponseParser, data: bytes) -> bytes:
         parts = self._sink.parts
@@ -249,6 +252,9 @@ class ResponseParser:
             if not self._sink.complete:
                 self.failure = NotHTTP(str(exc))
         self.complete = self._sink.complete
+        self._tail = (data if len(data) > 4 else self._tail + data)[-5:]
+        if self.complete and self._tail[:1] in (b"\r", b"\n"):
+            self._last = True  # more line ends than the answer's own, which llhttp passes over
         if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
