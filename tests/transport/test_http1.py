@@ -1,0 +1,422 @@
+"""Our own transport: whatever happens at whatever instant, a connection is as good as new, or closed."""
+
+# pyright: reportPossiblyUnboundVariable=false
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+import respx
+import trio
+import trio.testing
+import trustme
+
+import trioprov
+from trioprov import AllenAI, H2o
+from trioprov._transport._http1 import BODY, KEEPALIVE, TELL, HTTP1Transport
+from trioprov.testing import assert_no_orphans, open_emulator
+from trioprov.testing._memory import MemoryNetwork, MemorySocket
+from trioprov.testing._strike import Points, cancel
+
+Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\n"
+HI = OK + b"Content-Length: 2\r\n\r\nhi"
+
+
+def no_context() -> ssl.SSLContext:
+    raise AssertionError("nobody asked for TLS")
+
+
+async def request_of(stream: trio.abc.Stream) -> bytes:
+    """A whole request, or nothing at the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = await stream.receive_some(65536)
+        if not more:
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+    while len(body) < length:
+        body += await stream.receive_some(65536)
+    return data
+
+
+class Server:
+    """Answers each request by what ``answers`` says for its target, and counts connections."""
+
+    def __init__(self, **answers: bytes | Handler) -> None:
+        self.answers: dict[str, bytes | Handler] = {"hi": HI, **answers}
+        self.connections = 0
+        self.open = 0
+        self.requests: list[bytes] = []
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while request := await request_of(stream):
+                    self.requests.append(request)
+                    answer = self.answers[request.split()[1][1:].decode()]
+                    if isinstance(answer, bytes):
+                        await stream.send_all(answer)
+                    else:
+                        await answer(stream)
+        finally:
+            self.open -= 1
+            await trio.aclose_forcefully(stream)
+
+
+class Memory:
+    """The server in memory, at port 80."""
+
+    @asynccontextmanager
+    async def __call__(self, server: Server) -> AsyncGenerator[str]:
+        network = MemoryNetwork()
+        trio.socket.set_custom_socket_factory(network)
+        async with trio.open_nursery() as nursery:
+
+            def accept(stream: trio.SocketStream) -> None:
+                nursery.start_soon(server.serve, stream)
+
+            network.servers[80] = accept
+            yield "http://127.0.0.1"
+            nursery.cancel_scope.cancel()
+
+
+class Loopback:
+    """The server on a socket."""
+
+    @asynccontextmanager
+    async def __call__(self, server: Server) -> AsyncGenerator[str]:
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, server.serve, listeners)
+            yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            nursery.cancel_scope.cancel()
+
+
+Network = Memory | Loopback
+
+
+@pytest.fixture(params=[Memory(), Loopback()], ids=["memory", "sockets"])
+def network(request: pytest.FixtureRequest) -> Network:
+    return request.param
+
+
+@asynccontextmanager
+async def client_of(context: Callable[[], ssl.SSLContext] = no_context) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=HTTP1Transport(context), timeout=5) as client:
+        yield client
+
+
+async def all_closed(server: Server) -> None:
+    with trio.fail_after(5):
+        while server.open:  # noqa: ASYNC110 - it is the server that has to notice
+            await trio.sleep(0.001)
+
+
+# -- Connections are used again, or closed -----------------------------------------------------------------------------
+
+
+async def test_requests_one_after_another_share_a_connection_and_two_at_once_do_not(network: Network) -> None:
+    server = Server(chunked=OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", head=OK + b"\r\n")
+    server.answers["nothing"] = b"HTTP/1.1 204 No Content\r\n\r\n"
+    async with network(server) as url, client_of() as client:
+        for _ in range(3):
+            assert (await client.get(f"{url}/hi")).text == "hi"
+            assert (await client.post(f"{url}/chunked", content=b"x" * 1000)).text == "hi"
+            assert (await client.head(f"{url}/head")).text == ""
+            assert (await client.delete(f"{url}/nothing")).status_code == 204
+        assert server.connections == 1
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(client.get, f"{url}/hi")
+        assert 1 < server.connections <= 10
+        assert server.open == server.connections
+
+
+NOT_AGAIN: dict[str, bytes] = {
+    "close": OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi",
+    "old": b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    "garbage": HI + b"x",
+    "another": HI + OK + b"Content-Length: 2\r\n\r\nno",
+    "newline": HI + b"\r\n",
+    "chunked": OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n",
+}
+
+
+@pytest.mark.parametrize("name", NOT_AGAIN)
+async def test_a_connection_that_is_not_as_it_was_is_closed(network: Network, name: str) -> None:
+    server = Server(it=NOT_AGAIN[name])
+    async with network(server) as url, client_of() as client:
+        for number in (1, 2):
+            assert (await client.get(f"{url}/it")).text == "hi"
+            assert server.connections == number
+        await all_closed(server)
+
+
+async def test_what_a_server_says_unasked_is_nobodys_answer(network: Network) -> None:
+    async def twice(stream: trio.SocketStream) -> None:
+        await stream.send_all(HI)
+        await trio.sleep(0.01)
+        await stream.send_all(OK + b"Content-Length: 6\r\n\r\nforged")
+
+    server = Server(twice=twice)
+    async with network(server) as url, client_of() as client:
+        assert (await client.get(f"{url}/twice")).text == "hi"
+        await trio.sleep(0.1)
+        assert (await client.get(f"{url}/hi")).text == "hi"
+        assert server.connections == 2
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(network: Network) -> None:
+    async def once(stream: trio.SocketStream) -> None:
+        await stream.send_all(HI)
+        await trio.sleep(0.01)
+        await trio.aclose_forcefully(stream)
+
+    server = Server(once=once)
+    async with network(server) as url, client_of() as client:
+        for _ in range(3):
+            assert (await client.get(f"{url}/once")).text == "hi"
+            await trio.sleep(0.1)
+        assert server.connections == 3
+
+
+async def test_an_idle_connection_is_closed_before_the_server_does(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server()
+    async with Memory()(server) as url, client_of() as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, f"{url}/hi")
+            nursery.start_soon(client.get, f"{url}/hi")
+        await trio.sleep(KEEPALIVE - 0.1)
+        await client.get(f"{url}/hi")  # it uses one of them
+        assert (server.connections, server.open) == (2, 2)
+        await trio.sleep(0.2)
+        await client.get(f"{url}/hi")  # and the other is old now
+        await trio.sleep(0.1)
+        assert (server.connections, server.open) == (2, 1)
+        await trio.sleep(KEEPALIVE + 0.1)
+        await client.get(f"{url}/hi")
+        await trio.sleep(0.1)
+        assert (server.connections, server.open) == (3, 1)
+
+
+async def test_an_answer_that_is_left_early_takes_its_connection_with_it(network: Network) -> None:
+    server = Server(long=OK + b"Content-Length: 9999\r\n\r\nhi")
+    async with network(server) as url, client_of() as client:
+        async with client.stream("GET", f"{url}/long") as response:
+            answer = response.extensions[BODY]
+            assert await answer.receive() == b"hi"
+        await all_closed(server)
+        with pytest.raises(httpx.StreamClosed):
+            await answer.receive()
+
+
+async def test_closing_the_client_wakes_who_uses_it(network: Network) -> None:
+    server = Server(long=OK + b"Content-Length: 9999\r\n\r\nhi")
+    async with network(server) as url, trio.open_nursery() as nursery:
+        async with client_of() as client:
+
+            async def reading() -> None:
+                with pytest.raises(httpx.ReadError):
+                    await client.get(f"{url}/long")
+
+            nursery.start_soon(reading)
+            await client.get(f"{url}/hi")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await all_closed(server)
+
+
+# -- Cancelled anywhere ------------------------------------------------------------------------------------------------
+
+
+async def slow_chunks(stream: trio.SocketStream) -> None:
+    for part in (OK, b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nsl", b"o\r\n", b"1\r\nw\r\n", b"0\r\n", b"\r\n"):
+        await stream.send_all(part)
+        await trio.sleep(0.001)
+
+
+async def test_cancelled_at_any_step_a_connection_is_as_good_as_new_or_closed(network: Network) -> None:
+    for step in range(1, 1000):
+        server = Server(slow=slow_chunks)
+        told: list[bool] = []
+        async with network(server) as url, client_of() as client:
+            (await client.get(f"{url}/hi")).read()
+
+            async def body(client: httpx.AsyncClient = client, url: str = url, told: list[bool] = told) -> None:
+                for name in ("slow", "hi", "slow"):
+                    request = client.build_request("POST", f"{url}/{name}", content=b"x", extensions={TELL: told.append})
+                    response = await client.send(request)
+                    assert response.text == {"slow": "slow", "hi": "hi"}[name]
+
+            points = Points(step)
+            await cancel(body, points)
+            # What did not leave did not arrive, and whoever comes next gets an answer of his own.
+            await trio.sleep(0.02)
+            assert len(server.requests) - 1 <= sum(told)
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+
+                    async def after(client: httpx.AsyncClient = client, url: str = url) -> None:
+                        assert (await client.get(f"{url}/hi")).text == "hi"
+
+                    nursery.start_soon(after)
+            assert server.open <= 3
+        if not points.where:
+            break
+    assert 10 < step < 999
+
+
+async def test_a_request_is_told_to_leave_just_before_it_does(network: Network) -> None:
+    server = Server()
+    told: list[Any] = []
+
+    async def note(stream: trio.SocketStream) -> None:
+        told.append("arrived")
+        await stream.send_all(HI)
+
+    server.answers["note"] = note
+    async with network(server) as url, client_of() as client:
+        await client.get(f"{url}/note", extensions={TELL: told.append})
+        assert told == [False, True, "arrived"]
+        told.clear()
+        refused = url.rpartition(":")[0] + ":9" if "1:" in url else f"{url}:9"
+        for bad in (refused, "ftp://127.0.0.1", f"{url}/a"):
+            headers = {"x": "a\r\nb"} if bad.endswith("/a") else {}
+            with pytest.raises(httpx.TransportError):
+                await client.get(bad, headers=headers, extensions={TELL: told.append})
+        assert told == [False] * 3
+        assert server.connections == 1
+
+
+# -- Errors, in httpx's words ------------------------------------------------------------------------------------------
+
+BROKEN: dict[str, tuple[bytes, type[httpx.HTTPError], str]] = {
+    "nothing": (b"", httpx.RemoteProtocolError, "disconnected"),
+    "half a head": (OK, httpx.RemoteProtocolError, "disconnected"),
+    "a length, cut": (OK + b"Content-Length: 9\r\n\r\nhi", httpx.RemoteProtocolError, "peer closed connection"),
+    "chunks, cut": (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", httpx.RemoteProtocolError, "peer closed"),
+    "nonsense": (b"nonsense", httpx.RemoteProtocolError, "begin like an answer"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_answer_is_an_error_and_its_connection_closed(network: Network, name: str) -> None:
+    answer, error, words = BROKEN[name]
+
+    async def send_and_close(stream: trio.SocketStream) -> None:
+        await stream.send_all(answer)
+        await trio.aclose_forcefully(stream)
+
+    server = Server(it=send_and_close)
+    async with network(server) as url, client_of() as client:
+        with pytest.raises(error, match=words):
+            await client.get(f"{url}/it")
+        await all_closed(server)
+
+
+async def test_a_reset_is_an_error_wherever_it_comes(network: Network) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+
+    async def later(stream: trio.SocketStream) -> None:
+        await stream.send_all(OK + b"\r\nhi")
+        await trio.sleep(0.01)
+        await reset(stream)
+
+    server = Server(reset=reset, later=later)
+    async with network(server) as url, client_of() as client:
+        for name in ("reset", "later"):
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"{url}/{name}")
+        await all_closed(server)
+
+
+async def test_a_connection_that_is_not_made_in_time_is_an_error(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(*_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(MemorySocket, "connect", connect)
+    async with Memory()(Server()) as url, client_of() as client:
+        with pytest.raises(httpx.ConnectTimeout):
+            await client.get(f"{url}/hi")
+    assert trio.current_time() > 4
+
+
+# -- Answers that do not wait for the question -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_an_answer_may_come_before_the_whole_question_was_sent(stays: bool) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        if (await stream.receive_some(100)).startswith(b"GET"):
+            await stream.send_all(HI)
+            return
+        await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        if stays:
+            await trio.sleep_forever()
+        await trio.aclose_forcefully(stream)  # a reset, as there is something unread
+
+    server = Server()
+    server.serve = serve
+    async with Loopback()(server) as url, client_of() as client:
+        with trio.fail_after(5):
+            response = await client.post(f"{url}/", content=b"x" * 30_000_000)
+        assert (response.status_code, response.text) == (413, "no")
+        assert (await client.get(f"{url}/hi")).text == "hi"
+
+
+async def test_a_question_that_is_larger_than_any_buffer_arrives_whole(network: Network) -> None:
+    server = Server()
+    async with network(server) as url, client_of() as client:
+        assert (await client.post(f"{url}/hi", content=bytes(range(256)) * 100_000)).text == "hi"
+        assert (await client.get(f"{url}/hi")).text == "hi"
+        assert server.connections == 1
+
+
+# -- Whoever wants to have a word --------------------------------------------------------------------------------------
+
+
+async def test_respx_sees_every_request_of_ours_with_using_httpx() -> None:
+    with respx.mock(using="httpx") as router:
+        route = router.post("https://olmo.test/v4/message/stream").respond(503)
+        with pytest.raises(trioprov.Overloaded):
+            await trioprov.ask("Why?", AllenAI(base_url="https://olmo.test"))
+        assert route.call_count == 1
+
+
+@contextmanager
+def counted_contexts(monkeypatch: pytest.MonkeyPatch) -> Generator[list[object]]:
+    made: list[object] = []
+    new = ssl.SSLContext.__new__
+
+    def counting(cls: type[ssl.SSLContext], *args: Any, **how: Any) -> ssl.SSLContext:
+        made.append(cls)
+        return new(cls, *args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "__new__", counting)
+        yield made
+
+
+async def test_plain_http_makes_no_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_emulator(H2o) as emulator:
+        with counted_contexts(monkeypatch) as made:
+            assert (await trioprov.ask("Why?", emulator.provider)).text
+        assert made == []
+        assert_no_orphans(emulator)
