@@ -16,7 +16,6 @@ import pytest
 import respx
 import trio
 import trio.testing
-import trustme
 
 import trioprov
 from trioprov import AllenAI, H2o
@@ -256,7 +255,9 @@ async def test_cancelled_at_any_step_a_connection_is_as_good_as_new_or_closed(ne
 
             async def body(client: httpx.AsyncClient = client, url: str = url, told: list[bool] = told) -> None:
                 for name in ("slow", "hi", "slow"):
-                    request = client.build_request("POST", f"{url}/{name}", content=b"x", extensions={TELL: told.append})
+                    request = client.build_request(
+                        "POST", f"{url}/{name}", content=b"x", extensions={TELL: told.append}
+                    )
                     response = await client.send(request)
                     assert response.text == {"slow": "slow", "hi": "hi"}[name]
 

@@ -47,7 +47,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        tell = cast("Callable[[bool], object]", request.extensions.get(TELL, lambda _: None))
+        tell = cast("Callable[[bool], object]", request.extensions.get(TELL, _nobody))
         tell(False)
         url = request.url
         if url.scheme not in _PORTS:
@@ -209,6 +209,10 @@ class Answer(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:  # noqa: ASYNC124 - the interface's; there is nothing to wait for
         self.leave()
+
+
+def _nobody(sent: bool) -> None:
+    """Whom it is told, when nobody asked to be."""
 
 
 def _as_httpx(exc: Exception) -> httpx.TransportError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httptools
 
-# Bytes of an answer's head, with those of the informational answers before it. h11 and llhttp's users take 8 to 100 KiB.
+# Bytes of an answer's head, with those of the informational answers before it. Node allows 16 KiB, curl 300.
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 256
 
