@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import trio
 import trustme
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError
+from trioprov._transport._pools import Pools
 from trioprov.providers import Provider
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
@@ -558,6 +560,38 @@ async def test_a_proxy_that_is_not_there_is_a_failed_connection(service: type[Pr
     )
     with pytest.raises(trioprov.ConnectionFailed):
         await trioprov.ask(QUESTION, provider)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_a_proxy_of_the_environment_is_used_but_for_whom_it_spares(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    if variable == "HTTP_PROXY":
+        monkeypatch.delenv("REQUEST_METHOD", raising=False)  # with which a web server's request could name a proxy
+    proxy = Proxy()
+    async with open_emulator(AllenAI) as emulator, serving(proxy) as port:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+        for spared, asked in (("", True), ("10.0.0.1, example.com", True), ("x, 127.0.0.1", False), ("*", False)):
+            monkeypatch.setenv("NO_PROXY", spared)
+            proxy.heads.clear()
+            assert (await trioprov.ask(QUESTION, emulator.provider)).text
+            assert bool(proxy.heads) == asked, spared
+        monkeypatch.delenv("NO_PROXY")
+        proxy.heads.clear()
+        async with trioprov.open_client(trust_env=False) as client:
+            assert (await trioprov.ask(QUESTION, emulator.provider, client=client)).text
+        assert not proxy.heads
+        assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("spared", ["", "*", "a.test", ".test", "test", "sub.a.test", ".a.test", "A.test, b", "localhost"])
+@pytest.mark.parametrize("host", ["a.test", "b.a.test", "aa.test", "127.0.0.1", "[::1]", "localhost"])
+def test_whom_the_environment_spares_httpx_spares_too(monkeypatch: pytest.MonkeyPatch, host: str, spared: str) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", spared)
+    client = httpx.AsyncClient(verify=False)
+    proxied = client._transport_for_url(httpx.URL(f"https://{host}/")) is not client._transport  # pyright: ignore
+    assert Pools(None, True, True).may_be_proxied(f"https://{host}") == proxied
 
 
 # -- TLS --------------------------------------------------------------------------------------------------------------

@@ -278,14 +278,14 @@ def open_client(
         journal: a journal, or its path: debts are written there before they exist, so that they survive the process;
             what dead processes left in it is paid in the background.
         max_connections: how many requests and streams may be under way at once; `None`: any number. What cleans up
-            has connections of its own.
+            is not counted, and waits for none of them.
         create_timeout: seconds to finish a create that nobody waits for any more.
         cleanup_timeout: seconds for the cleanup of one session, from its end: the rest of a create, reading on where
             the service cannot stop, stop, DELETE, confirmation. Waiting for a cleanup connection does not count.
         shutdown_timeout: seconds that leaving the client may take, in all.
         max_reply_bytes: bytes of text (UTF-8) that one reply may hold.
         retry: how failures before the first token are tried again; `None`: they are not.
-        transport: an httpx transport to use for everything, instead of pools of our own.
+        transport: an httpx transport to use for everything, instead of ours, or of httpx's own where there is a proxy.
         verify: verify certificates, with the default context or this one.
         trust_env: whether proxies and certificates named in the environment are used.
 

@@ -1,4 +1,8 @@
-"""Send a request, pump a body: the only room that knows the HTTP library."""
+"""Send a request, pump a body: the only room that knows HTTP and its libraries.
+
+From the ground up: ``_parser`` (bytes), ``_wires`` (sockets and TLS), ``_http1`` (a transport for httpx), ``_bodies``
+and ``_pools`` (which httpx client serves whom), ``_connections`` (the door).
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Pools:
         """
         if provider.proxy is not None and self._transport is not None:
             raise ValueError("the provider has a proxy, but the client's own transport decides how to connect")
-        if self._transport is None and provider.proxy is None and not self._may_be_proxied(provider.base_url):
+        if self._transport is None and provider.proxy is None and not self.may_be_proxied(provider.base_url):
             # It never queues, so that one serves all, streams and cleanups.
             if self._own is None:
                 self._own = self._client(HTTP1Transport(partial(self._context, True)))
@@ -92,7 +92,7 @@ class Pools:
         if own is not None:
             await own.aclose()
 
-    def _may_be_proxied(self, url: str) -> bool:
+    def may_be_proxied(self, url: str) -> bool:
         """Whether the environment may want a proxy for it, as httpx reads it; if in doubt, httpx is to decide."""
         parts = urlsplit(url)
         if not (self._proxies.get(parts.scheme) or self._proxies.get("all")):
