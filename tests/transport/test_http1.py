@@ -16,6 +16,7 @@ import pytest
 import respx
 import trio
 import trio.testing
+import trustme
 
 import trioprov
 from trioprov import AllenAI, H2o
@@ -24,14 +25,16 @@ from trioprov.testing import assert_no_orphans, open_emulator
 from trioprov.testing._memory import MemoryNetwork, MemorySocket
 from trioprov.testing._strike import Points, cancel
 
-Handler = Callable[[trio.SocketStream], Awaitable[None]]
+Handler = Callable[[trio.abc.Stream], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HI = OK + b"Content-Length: 2\r\n\r\nhi"
 
 
-def no_context() -> ssl.SSLContext:
-    raise AssertionError("nobody asked for TLS")
+SERVER, CLIENT = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+AUTHORITY = trustme.CA()
+AUTHORITY.issue_cert("127.0.0.1").configure_cert(SERVER)  # pyright: ignore[reportUnknownMemberType]
+AUTHORITY.configure_trust(CLIENT)  # pyright: ignore[reportUnknownMemberType]
 
 
 async def request_of(stream: trio.abc.Stream) -> bytes:
@@ -58,7 +61,7 @@ class Server:
         self.open = 0
         self.requests: list[bytes] = []
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
         self.open += 1
         try:
@@ -95,26 +98,38 @@ class Memory:
 class Loopback:
     """The server on a socket."""
 
+    def __init__(self, *, tls: bool = False) -> None:
+        self.tls = tls
+
     @asynccontextmanager
     async def __call__(self, server: Server) -> AsyncGenerator[str]:
         async with trio.open_nursery() as nursery:
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            listeners: list[Any] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            port: int = listeners[0].socket.getsockname()[1]
+            if self.tls:
+                listeners = [trio.SSLListener(listener, SERVER) for listener in listeners]
             nursery.start_soon(trio.serve_listeners, server.serve, listeners)
-            yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            yield f"{'https' if self.tls else 'http'}://127.0.0.1:{port}"
             nursery.cancel_scope.cancel()
 
 
 Network = Memory | Loopback
 
 
-@pytest.fixture(params=[Memory(), Loopback()], ids=["memory", "sockets"])
+@pytest.fixture(params=[Memory(), Loopback(), Loopback(tls=True)], ids=["memory", "sockets", "tls"])
 def network(request: pytest.FixtureRequest) -> Network:
     return request.param
 
 
+def socket_of(stream: trio.abc.Stream) -> trio.SocketStream:
+    below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(below, trio.SocketStream)
+    return below
+
+
 @asynccontextmanager
-async def client_of(context: Callable[[], ssl.SSLContext] = no_context) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=HTTP1Transport(context), timeout=5) as client:
+async def client_of() -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=HTTP1Transport(lambda: CLIENT), timeout=5) as client:
         yield client
 
 
@@ -165,7 +180,7 @@ async def test_a_connection_that_is_not_as_it_was_is_closed(network: Network, na
 
 
 async def test_what_a_server_says_unasked_is_nobodys_answer(network: Network) -> None:
-    async def twice(stream: trio.SocketStream) -> None:
+    async def twice(stream: trio.abc.Stream) -> None:
         await stream.send_all(HI)
         await trio.sleep(0.01)
         await stream.send_all(OK + b"Content-Length: 6\r\n\r\nforged")
@@ -179,7 +194,7 @@ async def test_what_a_server_says_unasked_is_nobodys_answer(network: Network) ->
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(network: Network) -> None:
-    async def once(stream: trio.SocketStream) -> None:
+    async def once(stream: trio.abc.Stream) -> None:
         await stream.send_all(HI)
         await trio.sleep(0.01)
         await trio.aclose_forcefully(stream)
@@ -240,7 +255,7 @@ async def test_closing_the_client_wakes_who_uses_it(network: Network) -> None:
 # -- Cancelled anywhere ------------------------------------------------------------------------------------------------
 
 
-async def slow_chunks(stream: trio.SocketStream) -> None:
+async def slow_chunks(stream: trio.abc.Stream) -> None:
     for part in (OK, b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nsl", b"o\r\n", b"1\r\nw\r\n", b"0\r\n", b"\r\n"):
         await stream.send_all(part)
         await trio.sleep(0.001)
@@ -283,7 +298,7 @@ async def test_a_request_is_told_to_leave_just_before_it_does(network: Network) 
     server = Server()
     told: list[Any] = []
 
-    async def note(stream: trio.SocketStream) -> None:
+    async def note(stream: trio.abc.Stream) -> None:
         told.append("arrived")
         await stream.send_all(HI)
 
@@ -316,7 +331,7 @@ BROKEN: dict[str, tuple[bytes, type[httpx.HTTPError], str]] = {
 async def test_a_broken_answer_is_an_error_and_its_connection_closed(network: Network, name: str) -> None:
     answer, error, words = BROKEN[name]
 
-    async def send_and_close(stream: trio.SocketStream) -> None:
+    async def send_and_close(stream: trio.abc.Stream) -> None:
         await stream.send_all(answer)
         await trio.aclose_forcefully(stream)
 
@@ -328,11 +343,11 @@ async def test_a_broken_answer_is_an_error_and_its_connection_closed(network: Ne
 
 
 async def test_a_reset_is_an_error_wherever_it_comes(network: Network) -> None:
-    async def reset(stream: trio.SocketStream) -> None:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async def reset(stream: trio.abc.Stream) -> None:
+        socket_of(stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await trio.aclose_forcefully(stream)
 
-    async def later(stream: trio.SocketStream) -> None:
+    async def later(stream: trio.abc.Stream) -> None:
         await stream.send_all(OK + b"\r\nhi")
         await trio.sleep(0.01)
         await reset(stream)
@@ -361,9 +376,10 @@ async def test_a_connection_that_is_not_made_in_time_is_an_error(
 # -- Answers that do not wait for the question -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("stays", [True, False])
-async def test_an_answer_may_come_before_the_whole_question_was_sent(stays: bool) -> None:
-    async def serve(stream: trio.SocketStream) -> None:
+async def test_an_answer_may_come_before_the_whole_question_was_sent(stays: bool, tls: bool) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         if (await stream.receive_some(100)).startswith(b"GET"):
             await stream.send_all(HI)
             return
@@ -375,7 +391,7 @@ async def test_an_answer_may_come_before_the_whole_question_was_sent(stays: bool
 
     server = Server()
     server.serve = serve
-    async with Loopback()(server) as url, client_of() as client:
+    async with Loopback(tls=tls)(server) as url, client_of() as client:
         with trio.fail_after(5):
             response = await client.post(f"{url}/", content=b"x" * 30_000_000)
         assert (response.status_code, response.text) == (413, "no")

@@ -145,7 +145,7 @@ def translated(*, in_body: bool = False) -> Generator[None]:
     try:
         yield
     except httpx.RemoteProtocolError as exc:
-        # httpcore has one class for "not HTTP" and for a connection that was closed too early.
+        # httpx has one class for "not HTTP" and for a connection that was closed too early.
         if in_body and "peer closed connection" in str(exc):
             raise IncompleteReply("the connection was closed in the middle of the reply") from exc
         if "disconnected" in str(exc) or "peer closed connection" in str(exc):

@@ -230,15 +230,16 @@ class ResponseParser:
         options = b",".join(head.values(b"connection")).lower().split(b",")
         self._last = version == "1.0" or b"close" in [option.strip(b" \t") for option in options]
         coded, lengths = head.values(b"transfer-encoding"), head.values(b"content-length")
-        # RFC 9112, 6.3; what it lets one guess is an error here, since somebody on the way may guess otherwise.
-        if coded and ([one.lower() for one in coded] != [b"chunked"] or lengths or version == "1.0"):
+        # RFC 9112, 6.3; what it lets one guess is an error, since somebody on the way may guess otherwise. llhttp has
+        # seen to it that there is at most one length, that it is a number, and that it is not beside a coding.
+        if coded and ([one.lower() for one in coded] != [b"chunked"] or version == "1.0"):
             raise NotHTTP("the framing of the body can be read in more than one way")
         if self._bodiless or status in (204, 304):
             self.complete = True
         elif coded:
             self._chunks, self._sink = parser, sink
         elif lengths:
-            self._left = int(lengths[0])  # one, and a number: llhttp has seen to that
+            self._left = int(lengths[0])
             self.complete = not self._left
         else:
             self._last = True
