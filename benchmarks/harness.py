@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
@@ -83,6 +84,12 @@ def prepare(names: Iterable[str], *, fresh: bool = False) -> tuple[dict[str, Env
     return there, missing
 
 
+def here() -> dict[str, Environment]:
+    """The interpreter that runs this, with whatever happens to be installed, in place of an environment of our own."""
+    versions = {found.metadata["Name"].lower(): found.version for found in distributions()}
+    return {OURS: Environment(Path(sys.executable), versions)}
+
+
 def _packages(name: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [*ENVIRONMENTS[name], *(project["dependencies"] if name == OURS else ())]
@@ -133,6 +140,7 @@ class Client:
         script: its file in ``clients/``.
         environment: where it can run.
         loop: the event loop, where there is a choice.
+        needs: what must be installed there, beside the dependencies of the project.
         slow: it takes so long that two rounds must do.
         format: what it has the server speak, if it is not told by the question.
     """
@@ -141,6 +149,7 @@ class Client:
     script: str
     environment: str = OURS
     loop: str = ""
+    needs: tuple[str, ...] = ()
     slow: bool = False
     format: str = ""
 
@@ -160,6 +169,11 @@ class Laboratory:
         self._url = f"http://127.0.0.1:{ports['port']}"
         self._tls = f"https://127.0.0.1:{ports.get('tls')}"
         self._certificate = certificate
+
+    def can_run(self, client: Client) -> bool:
+        """Whether there is all that it needs."""
+        there = self.environments.get(client.environment)
+        return there is not None and all(package in there.versions for package in client.needs)
 
     def count(self) -> Mapping[str, float]:
         """What the server has counted so far."""
@@ -191,7 +205,14 @@ class Laboratory:
         Raises:
             Failed: it failed, or did not end.
         """
-        variables = {"PYTHONPATH": str(ROOT), "BENCHMARK_LOOP": loop, "BENCHMARK_CA": str(self._certificate)}
+        variables = {
+            "PYTHONPATH": str(ROOT),
+            # Compiled files are kept, as those of an installed package are; but not in the checkout.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self._certificate.parent / "compiled"),
+            "BENCHMARK_LOOP": loop,
+            "BENCHMARK_CA": str(self._certificate),
+        }
         try:
             done = _run(
                 [str(self.environments[environment].python), *arguments],

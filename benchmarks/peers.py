@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from harness import Client
 
-FLOOR = Client("the floor", "floor.py")
+FLOOR = Client("the floor", "floor.py", needs=("httptools",))
 TRIOPROV = Client("**trioprov**", "with_trioprov.py")
-AIOHTTP = Client("aiohttp by hand, on asyncio", "with_aiohttp.py")
-UVLOOP = Client("aiohttp by hand, on uvloop", "with_aiohttp.py", loop="uvloop")
+AIOHTTP = Client("aiohttp by hand, on asyncio", "with_aiohttp.py", needs=("aiohttp",))
+UVLOOP = Client("aiohttp by hand, on uvloop", "with_aiohttp.py", loop="uvloop", needs=("aiohttp", "uvloop"))
 HTTPX = Client("httpx by hand, on trio", "with_httpx.py")
 G4F = Client("g4f 0.2.5.4's H2o", "with_g4f.py", "g4f")
 OPENAI = Client("OpenAI SDK", "with_openai.py", "openai", slow=True, format="openai")

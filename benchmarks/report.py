@@ -49,7 +49,7 @@ def measured(laboratory: Laboratory, cells: Sequence[Cell], *, rounds: int) -> R
     Raises:
         Failed: a client failed, or did something else than it was asked.
     """
-    able = [cell for cell in cells if cell.client.environment in laboratory.environments]
+    able = [cell for cell in cells if laboratory.can_run(cell.client)]
     results: dict[Cell, list[Report]] = {cell: [] for cell in able if laboratory.has_tls or not cell.tls}
     for number in range(rounds):
         taking_part = [cell for cell in results if number < _SLOW_ROUNDS or not cell.client.slow]
@@ -62,7 +62,7 @@ def measured(laboratory: Laboratory, cells: Sequence[Cell], *, rounds: int) -> R
 
 
 def series(results: Results, setting: str, figure: Callable[[Cell, Report], float]) -> Series:
-    """One figure of every client of a setting."""
+    """One figure of every client of a setting that was measured."""
     return {
         cell.client.label: [figure(cell, report) for report in reports]
         for cell, reports in results.items()
@@ -119,18 +119,31 @@ class Goal:
         limit: it is at most that.
         value: it is that; `None` if it could not be measured.
         unit: of both.
+        least: the limit is one that it should reach.
     """
 
     what: str
     limit: float
     value: float | None
-    unit: str = "×"
+    unit: str = ""
+    least: bool = False
 
     def __str__(self) -> str:
+        limit = f"{self.what}: at {'least' if self.least else 'most'} {self.limit:g}{self.unit}"
         if self.value is None:
-            return f"- {self.what}, at most {self.limit:g} {self.unit}: not measured"
-        verdict = "reached" if self.value <= self.limit else "**missed**"
-        return f"- {self.what}, at most {self.limit:g} {self.unit}: {written(self.value)}, {verdict}"
+            return f"- {limit}; not measured"
+        reached = self.value >= self.limit if self.least else self.value <= self.limit
+        return f"- {limit}; is {written(self.value)}{self.unit}, {'reached' if reached else '**missed**'}"
+
+
+def at_most(limit: float, rows: Series, mine: Client, to: Client, what: str = "") -> Goal:
+    """So many times what another client pays."""
+    return Goal(f"{what}× {to.label}", limit, ratio(rows, mine.label, to.label))
+
+
+def times_less(times: float, rows: Series, mine: Client, to: Client, what: str = "") -> Goal:
+    """That part of what another client pays."""
+    return Goal(f"{what}times less than {to.label}", times, ratio(rows, to.label, mine.label), least=True)
 
 
 def goals(*goals: Goal) -> str:

@@ -24,7 +24,7 @@ QUESTIONS: Mapping[ModuleType, int] = {
     lanes: 5,
     crowd: 2,
     cancelling: 3,
-    starting: 5,
+    starting: 3,
     bridge: 3,
 }
 
@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("question", nargs="*", help=f"any of {', '.join(names)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a smoke run, whose figures mean nothing")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
-    parser.add_argument("--only-ours", action="store_true", help="without the peers that need environments of their own")
+    parser.add_argument(
+        "--here", action="store_true", help="in this interpreter, with the peers it has; installs nothing"
+    )
     parser.add_argument("--write", action="store_true", help=f"write the tables to {_RESULTS.name} too")
     parser.add_argument("--fresh", action="store_true", help="install everything anew, in the newest versions")
     options = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> None:
         parser.error("only a whole run is worth writing down")
     asked = [question for question in QUESTIONS if not options.question or _name(question) in options.question]
     try:
-        report = _report(asked, options.rounds, quick=options.quick, alone=options.only_ours, fresh=options.fresh)
+        report = _report(asked, options.rounds, quick=options.quick, here=options.here, fresh=options.fresh)
     except Failed as failure:
         sys.exit(str(failure))
     print(report)
@@ -61,8 +63,8 @@ def _name(question: ModuleType) -> str:
     return question.__name__.rpartition(".")[2]
 
 
-def _report(asked: list[ModuleType], rounds: int | None, *, quick: bool, alone: bool, fresh: bool) -> str:
-    environments, missing = harness.prepare([OURS] if alone else ENVIRONMENTS, fresh=fresh)
+def _report(asked: list[ModuleType], rounds: int | None, *, quick: bool, here: bool, fresh: bool) -> str:
+    environments, missing = (harness.here(), {}) if here else harness.prepare(ENVIRONMENTS, fresh=fresh)
     where = harness.cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     start = time.monotonic()
@@ -84,7 +86,9 @@ def _environment(
     ours = ("trio", "httpx", "httpcore", "h11", "msgspec", "httptools", "aiohttp", "uvloop")
     peers = {"openai": "openai", "litellm": "litellm", "any-llm": "any-llm-sdk", "pydantic-ai": "pydantic-ai-slim"}
     versions = [f"{name} {environments[OURS].versions[name]}" for name in ours if name in environments[OURS].versions]
-    versions += [f"{peers[name]} {there.versions[peers[name]]}" for name, there in environments.items() if name in peers]
+    versions += [
+        f"{peers[name]} {there.versions[peers[name]]}" for name, there in environments.items() if name in peers
+    ]
     pinned = "nothing pinned" if where.client is None else f"clients on core {where.client}, server on {where.server}"
     lines = [
         f"- {time.strftime('%Y-%m-%d')}, trioprov at {harness.revision()}; the run took {took / 60:.1f} minutes",

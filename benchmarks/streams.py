@@ -125,7 +125,7 @@ def _oasst(at: int, piece: str) -> bytes:
 
 
 def _oasst_end() -> bytes:
-    message = {"id": "0", "role": "assistant", "state": "complete", "content": "", "score": 0, "reports": []}
+    message = {"id": "0", "role": "assistant", "state": "complete", "content": "", "score": 0}
     return b"data: %s\r\n\r\n" % json.dumps({"event_type": "message", "message": message}).encode()
 
 

@@ -66,7 +66,7 @@ async def first_token(client: Any, url: str, times: str) -> Report:
             before = time.monotonic()
             async with client.ask(conversation) as answer:
                 async for _token in answer:
-                    waits.append(time.monotonic() - before)
+                    waits.append(time.monotonic() - before)  # noqa: PERF401 - at each
             await client.loop.sleep(0.001)
     return {"wait": median(waits[len(waits) // 10 :])}
 
@@ -83,10 +83,10 @@ async def crowd(client: Any, url: str, streams: str, count: str, period: str, bu
 
     async def one() -> None:
         nonlocal done
-        async with client.open_conversation(http, "tgi", f"{count}-{period}-stamped") as conversation:
-            async with client.ask(conversation) as answer:
-                async for token in answer:
-                    lags.append(time.monotonic() - float(token))
+        model = f"{count}-{period}-stamped"
+        async with client.open_conversation(http, "tgi", model) as conversation, client.ask(conversation) as answer:
+            async for token in answer:
+                lags.append(time.monotonic() - float(token))  # noqa: PERF401 - at each
         done += 1
 
     async def hog() -> None:
@@ -97,7 +97,10 @@ async def crowd(client: Any, url: str, streams: str, count: str, period: str, bu
             await client.loop.sleep(float(busy))
 
     async with client.open_client(url) as http:
-        async with client.open_conversation(http, "tgi", "1-0-stamped") as conversation, client.ask(conversation) as answer:
+        async with (
+            client.open_conversation(http, "tgi", "1-0-stamped") as conversation,
+            client.ask(conversation) as answer,
+        ):
             async for _token in answer:
                 pass
         memory, cpu, wall = _peak_memory(), time.process_time(), time.monotonic()
@@ -119,7 +122,10 @@ async def cancelling(client: Any, url: str, sessions: str) -> Report:
 
     async def one() -> None:
         nonlocal started
-        async with client.open_conversation(http, "tgi", "100-60000000") as conversation, client.ask(conversation) as answer:
+        async with (
+            client.open_conversation(http, "tgi", "100-60000000") as conversation,
+            client.ask(conversation) as answer,
+        ):
             async for _token in answer:
                 started += 1
 

@@ -36,10 +36,12 @@ async def together(functions: Sequence[Callable[[], Awaitable[None]]]) -> None:
             group.create_task(_awaited(function))
 
 
-async def cancelled(functions: Sequence[Callable[[], Awaitable[None]]], ready: Callable[[], bool]) -> tuple[float, float]:
+async def cancelled(
+    functions: Sequence[Callable[[], Awaitable[None]]], ready: Callable[[], bool]
+) -> tuple[float, float]:
     """All at once until they are ready, then none; when they were told, by the clock and in CPU seconds."""
     tasks = [asyncio.create_task(_awaited(function)) for function in functions]
-    while not ready():
+    while not ready():  # noqa: ASYNC110 - others count
         await asyncio.sleep(0.01)
     told = time.monotonic(), time.process_time()
     for task in tasks:

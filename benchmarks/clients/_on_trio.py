@@ -26,7 +26,9 @@ async def together(functions: Sequence[Callable[[], Awaitable[None]]]) -> None:
             nursery.start_soon(function)
 
 
-async def cancelled(functions: Sequence[Callable[[], Awaitable[None]]], ready: Callable[[], bool]) -> tuple[float, float]:
+async def cancelled(
+    functions: Sequence[Callable[[], Awaitable[None]]], ready: Callable[[], bool]
+) -> tuple[float, float]:
     """All at once until they are ready, then none; when they were told, by the clock and in CPU seconds."""
     async with trio.open_nursery() as nursery:
         for function in functions:

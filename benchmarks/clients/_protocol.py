@@ -26,34 +26,46 @@ class Ask(NamedTuple):
     body: str = ""
 
 
-Flow = Generator[Ask, bytes, tuple[Ask, Ask]]
+Flow = Generator[Ask, Any, tuple[Ask, Ask]]
 
 
 def _json(path: str, value: object = None) -> Ask:
     return Ask("POST", path, _JSON, json.dumps(value)) if value is not None else Ask("POST", path)
 
 
+def settings(model: str) -> dict[str, str]:
+    """The form that accepts chat-ui's terms."""
+    return {"ethicsModalAccepted": "true", "activeModel": model}
+
+
+def question(count: int) -> dict[str, Any]:
+    """chat-ui's request for a stream of at most ``count`` tokens."""
+    return {
+        "inputs": _PROMPT,
+        "parameters": {
+            "temperature": 0.4,
+            "truncate": 2048,
+            "max_new_tokens": count,
+            "do_sample": True,
+            "repetition_penalty": 1.2,
+            "return_full_text": False,
+        },
+        "stream": True,
+        "options": {
+            "id": str(uuid.uuid4()),
+            "response_id": str(uuid.uuid4()),
+            "is_retry": False,
+            "use_cache": False,
+            "web_search_id": "",
+        },
+    }
+
+
 def _tgi(model: str) -> Flow:
-    yield Ask("POST", "/settings", _FORM, urlencode({"ethicsModalAccepted": "true", "activeModel": model}))
+    yield Ask("POST", "/settings", _FORM, urlencode(settings(model)))
     created = yield _json("/conversation", {"model": model})
     path = f"/conversation/{json.loads(created)['conversationId']}"
-    parameters = {
-        "temperature": 0.4,
-        "truncate": 2048,
-        "max_new_tokens": 1024,
-        "do_sample": True,
-        "repetition_penalty": 1.2,
-        "return_full_text": False,
-    }
-    options = {
-        "id": str(uuid.uuid4()),
-        "response_id": str(uuid.uuid4()),
-        "is_retry": False,
-        "use_cache": False,
-        "web_search_id": "",
-    }
-    question = {"inputs": _PROMPT, "parameters": parameters, "stream": True, "options": options}
-    return _json(path, question), Ask("DELETE", path)
+    return _json(path, question(1024)), Ask("DELETE", path)
 
 
 def _oasst(model: str) -> Flow:

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -52,7 +52,13 @@ class Line(msgspec.Struct, gc=False):
     children: list[object] | None = None
 
 
-def _tgi(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Message).decode) -> None:
+_read_message = msgspec.json.Decoder(Message).decode
+_read_event = msgspec.json.Decoder(Event).decode
+_read_line = msgspec.json.Decoder(Line).decode
+
+
+def _tgi(lines: list[bytes], tokens: list[str]) -> None:
+    decode = _read_message
     for line in lines:
         if line:
             token = decode(line[5:]).token
@@ -60,15 +66,17 @@ def _tgi(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.
                 tokens.append(token.text)
 
 
-def _oasst(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Event).decode) -> None:
+def _oasst(lines: list[bytes], tokens: list[str]) -> None:
+    decode = _read_event
     for line in lines:
         if len(line) > 1:
             event = decode(line[5:])
             if event.event_type == "token":
-                tokens.append(event.text)
+                tokens.append(event.text or "")
 
 
-def _olmo(lines: list[bytes], tokens: list[str], decode: Callable = msgspec.json.Decoder(Line).decode) -> None:
+def _olmo(lines: list[bytes], tokens: list[str]) -> None:
+    decode = _read_line
     for line in lines:
         said = decode(line)
         if said.children is None:
@@ -144,6 +152,7 @@ class Connection:
 
     def _decrypted(self, data: bytes) -> bytes:
         self._received.write(data)
+        assert self._tls is not None
         parts = []
         try:
             while part := self._tls.read(65536):
@@ -179,7 +188,7 @@ class Conversation:
         self._connection, self._question = connection, question
         self._tokens_of = _BLOCKS[shape]
 
-    async def blocks(self) -> AsyncIterator[list[str]]:
+    async def blocks(self) -> AsyncGenerator[list[str]]:
         """The answer, as it comes."""
         parser = self._connection.send(self._question)
         rest = b""
@@ -192,13 +201,13 @@ class Conversation:
 
 
 @asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[str]:
+async def open_client(url: str) -> AsyncGenerator[str]:
     """There is no pool."""
     yield url
 
 
 @asynccontextmanager
-async def open_conversation(url: str, shape: str, model: str) -> AsyncIterator[Conversation]:
+async def open_conversation(url: str, shape: str, model: str) -> AsyncGenerator[Conversation]:
     """Created and, if all goes well, deleted."""
     connection = Connection(url)
     await connection.connect()
@@ -215,7 +224,7 @@ async def open_conversation(url: str, shape: str, model: str) -> AsyncIterator[C
 
 
 @asynccontextmanager
-async def ask(conversation: Conversation) -> AsyncIterator[AsyncIterator[str]]:
+async def ask(conversation: Conversation) -> AsyncGenerator[AsyncGenerator[str]]:
     """Token by token, for who wants to look at each."""
     yield (token async for block in conversation.blocks() for token in block)
 

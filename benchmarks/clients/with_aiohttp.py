@@ -9,7 +9,7 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ def _request(http: ClientSession, ask: Ask):
 
 
 @asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[ClientSession]:
+async def open_client(url: str) -> AsyncGenerator[ClientSession]:
     """Connections without a limit."""
     tls = ssl.create_default_context(cafile=os.environ["BENCHMARK_CA"]) if url.startswith("https") else True
     connector, timeout = TCPConnector(limit=0, ssl=tls), ClientTimeout(total=None, sock_read=60)
@@ -42,7 +42,7 @@ async def open_client(url: str) -> AsyncIterator[ClientSession]:
 
 
 @asynccontextmanager
-async def open_conversation(http: ClientSession, shape: str, model: str) -> AsyncIterator[Conversation]:
+async def open_conversation(http: ClientSession, shape: str, model: str) -> AsyncGenerator[Conversation]:
     """Deleted in a `finally`, which one cancellation does not reach twice."""
     flow = FLOWS[shape](model)
     answer = None
@@ -61,7 +61,7 @@ async def open_conversation(http: ClientSession, shape: str, model: str) -> Asyn
 
 
 @asynccontextmanager
-async def ask(conversation: Conversation) -> AsyncIterator[AsyncIterator[str]]:
+async def ask(conversation: Conversation) -> AsyncGenerator[AsyncIterator[str]]:
     """Token by token, for who wants to look at each."""
     async with _request(conversation.http, conversation.question) as response:
         response.raise_for_status()

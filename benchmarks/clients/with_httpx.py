@@ -6,7 +6,7 @@ import math
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def _request(http: httpx.AsyncClient, ask: Ask) -> httpx.Request:
 
 
 @asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def open_client(url: str) -> AsyncGenerator[httpx.AsyncClient]:
     """Connections without a limit."""
     tls = ssl.create_default_context(cafile=os.environ["BENCHMARK_CA"]) if url.startswith("https") else True
     limits = httpx.Limits(max_connections=None)
@@ -41,7 +41,7 @@ async def open_client(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def open_conversation(http: httpx.AsyncClient, shape: str, model: str) -> AsyncIterator[Conversation]:
+async def open_conversation(http: httpx.AsyncClient, shape: str, model: str) -> AsyncGenerator[Conversation]:
     """Deleted in a shielded `finally`."""
     flow = FLOWS[shape](model)
     answer = None
@@ -59,7 +59,7 @@ async def open_conversation(http: httpx.AsyncClient, shape: str, model: str) -> 
 
 
 @asynccontextmanager
-async def ask(conversation: Conversation) -> AsyncIterator[AsyncIterator[str]]:
+async def ask(conversation: Conversation) -> AsyncGenerator[AsyncIterator[str]]:
     """Token by token, for who wants to look at each."""
     response = await conversation.http.send(conversation.question, stream=True)
     try:

@@ -6,7 +6,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def provider(shape: str, model: str, url: str) -> Provider:
 
 
 @asynccontextmanager
-async def open_client(url: str) -> AsyncIterator[Client]:
+async def open_client(url: str) -> AsyncGenerator[Client]:
     """With the server's certificate, where it has one."""
     tls = ssl.create_default_context(cafile=os.environ["BENCHMARK_CA"]) if url.startswith("https") else True
     async with trioprov.open_client(verify=tls) as client:

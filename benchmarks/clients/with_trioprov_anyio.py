@@ -1,6 +1,6 @@
 """trioprov.anyio on asyncio: the same names, beside an event loop that is not trio's."""
 
-# pyright: basic
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import _on_asyncio as loop  # noqa: F401 - for the measurement
 import with_trioprov
 from _measure import main
 
-import trioprov.anyio as trioprov
+from trioprov import anyio as trioprov
 
 
 @asynccontextmanager
 async def open_client(url: str):
     """Connections."""
     async with trioprov.open_client() as client:
-        yield with_trioprov.Client(client, url)  # type: ignore[arg-type]
+        yield with_trioprov.Client(client, url)  # type: ignore
 
 
 def open_conversation(client: Any, shape: str, model: str) -> AbstractAsyncContextManager[Any]:

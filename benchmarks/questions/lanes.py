@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness import Laboratory, Report
 from peers import AIOHTTP, HTTPX, TRIOPROV
-from report import Cell, Goal, goals, measured, ratio, series, table
+from report import Cell, goals, measured, series, table, times_less
 
 TITLE = "What does a fan-out cost: four conversations, four readers of each?"
 
@@ -25,10 +25,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     return "\n\n".join(
         [
             table(rows, "µs a token", [AIOHTTP.label, HTTPX.label]),
-            goals(
-                Goal("to aiohttp and queues, a third", 0.333, ratio(rows, TRIOPROV.label, AIOHTTP.label)),
-                Goal("to httpx and memory channels, a twelfth", 0.083, ratio(rows, TRIOPROV.label, HTTPX.label)),
-            ),
+            goals(times_less(3, rows, TRIOPROV, AIOHTTP), times_less(12, rows, TRIOPROV, HTTPX)),
         ]
     )
 

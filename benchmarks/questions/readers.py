@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Callable
 from statistics import median
 
-from harness import Client, Laboratory, Report
+from harness import Laboratory, Report
 from peers import AIOHTTP, FLOOR, TRIOPROV
-from report import Cell, Goal, goals, measured, ratio, series, table
+from report import Cell, Goal, Series, at_most, goals, measured, series, table, times_less
 
 TITLE = "What does one more reader of a reply cost?"
 
@@ -52,19 +52,11 @@ def _price(number: int) -> Callable[[Cell, Report], float]:
     return price
 
 
-_Rows = dict[str, list[float]]
+def _burst(rows: Series, _: Series) -> list[Goal]:
+    price = Goal("for each of 16", 0.25, median(rows[TRIOPROV.label]), " µs")
+    return [price, times_less(10, rows, TRIOPROV, _CHANNELS, "for each of 16, ")]
 
 
-def _burst(rows: _Rows, _: _Rows) -> list[Goal]:
-    return [
-        Goal("for each of 16", 0.25, median(rows[TRIOPROV.label]), "µs"),
-        _to(_CHANNELS, 0.1, rows, 16),
-    ]
-
-
-def _live(rows: _Rows, rows_of_64: _Rows) -> list[Goal]:
-    return [_to(_QUEUES, 1.0, rows, 16), _to(_QUEUES, 1.0, rows_of_64, 64)]
-
-
-def _to(client: Client, limit: float, rows: _Rows, number: int) -> Goal:
-    return Goal(f"for each of {number}, to {client.label}", limit, ratio(rows, TRIOPROV.label, client.label))
+def _live(rows: Series, rows_of_64: Series) -> list[Goal]:
+    sixteen = at_most(1.0, rows, TRIOPROV, _QUEUES, "for each of 16, ")
+    return [sixteen, at_most(1.0, rows_of_64, TRIOPROV, _QUEUES, "for each of 64, ")]

@@ -15,17 +15,17 @@ TITLE = "What does it cost to begin: an import, and a session without a request?
 _OURS = "**trioprov**"
 _STANDS_ON = "trio and httpx"
 
-# Label: what is imported, and where it is installed.
+# Label: what is imported, of which package, and where that is installed.
 _IMPORTS = {
-    _OURS: ("trioprov", OURS),
-    _STANDS_ON: ("trio, httpx", OURS),
-    "trio": ("trio", OURS),
-    "aiohttp": ("aiohttp", OURS),
-    "g4f": ("g4f", G4F.environment),
-    "OpenAI SDK": ("openai", OPENAI.environment),
-    "LiteLLM": ("litellm", LITELLM.environment),
-    "any-llm": ("any_llm", ANY_LLM.environment),
-    "pydantic-ai": ("pydantic_ai", PYDANTIC_AI.environment),
+    _OURS: ("trioprov", "trio", OURS),
+    _STANDS_ON: ("trio, httpx", "trio", OURS),
+    "trio": ("trio", "trio", OURS),
+    "aiohttp": ("aiohttp", "aiohttp", OURS),
+    "g4f": ("g4f", "g4f", G4F.environment),
+    "OpenAI SDK": ("openai", "openai", OPENAI.environment),
+    "LiteLLM": ("litellm", "litellm", LITELLM.environment),
+    "any-llm": ("any_llm", "any-llm-sdk", ANY_LLM.environment),
+    "pydantic-ai": ("pydantic_ai", "pydantic-ai-slim", PYDANTIC_AI.environment),
 }
 
 _PROGRAM = """
@@ -43,10 +43,13 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     """Imports in fresh interpreters, whose caches of compiled files are warm; then sessions."""
     times: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
-    imports = [label for label, (_, home) in _IMPORTS.items() if home in laboratory.environments]
+    there = laboratory.environments
+    imports = [
+        label for label, (_, package, home) in _IMPORTS.items() if home in there and package in there[home].versions
+    ]
     for number in range(-1, rounds):
         for label in random.Random(number).sample(imports, len(imports)):
-            names, home = _IMPORTS[label]
+            names, _, home = _IMPORTS[label]
             milliseconds, megabytes = json.loads(laboratory.run(home, "-c", _PROGRAM.format(names=names)))
             if number >= 0:  # the first time, files may have to be compiled
                 times.setdefault(label, []).append(milliseconds)
@@ -62,9 +65,9 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
             "### Opening and leaving a session of a service that needs no request for it",
             f"{session:.2f} ms with a client, {alone:.2f} ms without; {contexts} SSL contexts were made.",
             goals(
-                Goal("importing, to importing trio and httpx", 1.15, ratio(times, _OURS, _STANDS_ON)),
-                Goal("opening a session without a client", 0.3, alone, "ms"),
-                Goal("SSL contexts made for that", 0, contexts, ""),
+                Goal("importing, × trio and httpx", 1.15, ratio(times, _OURS, _STANDS_ON)),
+                Goal("opening a session without a client", 0.3, alone, " ms"),
+                Goal("SSL contexts made for that", 0, contexts),
             ),
         ]
     )

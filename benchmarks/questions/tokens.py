@@ -15,7 +15,7 @@ from statistics import median
 import streams
 from harness import Client, Failed, Laboratory, Report
 from peers import AIOHTTP, BY_HAND, FLOOR, HTTPX, LIBRARIES, LITELLM, OPENAI, TRIOPROV, UVLOOP
-from report import Cell, Goal, Results, goals, measured, ratio, series, table
+from report import Cell, Goal, Results, Series, at_most, goals, measured, series, table, times_less
 
 TITLE = "What does one token of one stream cost?"
 
@@ -65,7 +65,7 @@ def _part(results: Results, setting: str) -> list[str]:
     parts = [
         f"### {setting}",
         table(rows, "µs a token", [FLOOR.label, AIOHTTP.label], {"ms a session": sessions}),
-        goals(*_GOALS[setting](partial(ratio, rows, TRIOPROV.label))),
+        goals(*_GOALS[setting](rows)),
     ]
     if setting == "Burst":
         server = median(value for values in series(results, setting, _server).values() for value in values)
@@ -77,41 +77,29 @@ def _server(_: Cell, report: Report) -> float:
     return report["server"] / report["sent"] * 1e6
 
 
-_Ratio = Callable[[str], float | None]
-
-
-def _at_most(limit: float, client: Client, to: _Ratio) -> Goal:
-    return Goal(f"to {client.label}", limit, to(client.label))
-
-
-def _times_less(times: float, client: Client, to: _Ratio) -> Goal:
-    value = to(client.label)
-    return Goal(f"to {client.label}, {times:g} times less", round(1 / times, 4), value)
-
-
-def _burst(to: _Ratio) -> list[Goal]:
+def _burst(rows: Series) -> list[Goal]:
     return [
-        _at_most(1.6, FLOOR, to),
-        _times_less(3.5, AIOHTTP, to),
-        _times_less(6, HTTPX, to),
-        _times_less(40, OPENAI, to),
-        _times_less(120, LITELLM, to),
+        at_most(1.6, rows, TRIOPROV, FLOOR),
+        times_less(3.5, rows, TRIOPROV, AIOHTTP),
+        times_less(6, rows, TRIOPROV, HTTPX),
+        times_less(40, rows, TRIOPROV, OPENAI),
+        times_less(120, rows, TRIOPROV, LITELLM),
     ]
 
 
-def _format(to: _Ratio) -> list[Goal]:
-    return [_at_most(1.6, FLOOR, to)]
+def _format(rows: Series) -> list[Goal]:
+    return [at_most(1.6, rows, TRIOPROV, FLOOR)]
 
 
-def _paced(to: _Ratio) -> list[Goal]:
-    return [_at_most(1.0, AIOHTTP, to), _at_most(0.55, HTTPX, to)]
+def _paced(rows: Series) -> list[Goal]:
+    return [at_most(1.0, rows, TRIOPROV, AIOHTTP), at_most(0.55, rows, TRIOPROV, HTTPX)]
 
 
-def _paced_tls(to: _Ratio) -> list[Goal]:
-    return [*_paced(to), _at_most(1.0, UVLOOP, to)]
+def _paced_tls(rows: Series) -> list[Goal]:
+    return [*_paced(rows), at_most(1.0, rows, TRIOPROV, UVLOOP)]
 
 
-_GOALS: dict[str, Callable[[_Ratio], list[Goal]]] = {
+_GOALS: dict[str, Callable[[Series], list[Goal]]] = {
     "Burst": _burst,
     "Burst, Open Assistant's events": _format,
     "Burst, olmo's lines": _format,
