@@ -26,6 +26,8 @@ BUSY = Fault(on="stream", status=503, body="no capacity")
 SLOW: Mapping[str, Any] = {"first_delay": 60.0}
 ENDLESS: Mapping[str, Any] = {"tokens": ["word "], "forever": True, "first_delay": 0.3, "token_delay": 0.01}
 
+LONG: Mapping[str, Any] = {"tokens": ["loser\n"], "forever": True, "token_delay": 0.005}
+
 
 @asynccontextmanager
 async def racers(
@@ -256,7 +258,8 @@ async def test_a_second_ctrl_c_leaves_at_once_and_names_what_may_be_left(start: 
 
 async def test_on_a_terminal_all_lanes_are_seen_and_the_winners_column_goes_on(spawn: Spawn) -> None:
     winner = {"text": "One two three four five.", "token_delay": 0.15}
-    async with racers((H2o, SLOW), (AllenAI, winner), (AllenAI, SLOW)) as (_, arguments):
+    loser = {**SLOW, "faults": [Fault(on="delete", delay_response=1.5)]}  # the view waits for it
+    async with racers((H2o, loser), (AllenAI, winner), (AllenAI, SLOW)) as (_, arguments):
         terminal = spawn(*arguments, "--stagger", "0.4", columns=100)
         await trio.to_thread.run_sync(terminal.wait_for, "○ not started yet")
         await trio.to_thread.run_sync(terminal.wait_for, "● won, streaming")
@@ -270,13 +273,23 @@ async def test_on_a_terminal_all_lanes_are_seen_and_the_winners_column_goes_on(s
 
 async def test_on_a_terminal_only_the_winners_answer_is_printed_whole(spawn: Spawn) -> None:
     lines = [f"line {number}\n" for number in range(100)]
-    scripts = [(H2o, {"tokens": ["loser\n"], "forever": True, "token_delay": 0.005}), (AllenAI, {"tokens": lines})]
-    async with racers(*scripts) as (_, arguments):
+    winner = {"tokens": lines, "first_delay": 0.5}
+    async with racers((H2o, LONG), (AllenAI, winner)) as (_, arguments):
         terminal = spawn(*arguments, "--until", "finished")
+        await trio.to_thread.run_sync(terminal.wait_for, "│ loser")
         assert await trio.to_thread.run_sync(terminal.wait) == 0
     assert "== Ai2 Playground (tulu3-405b) ==\nline 0\n" in terminal.left
     assert "loser" not in terminal.left
     assert [row[1] for row in table(terminal.left)] == ["lost", "won"]
+
+
+async def test_on_a_terminal_an_answer_that_fits_stays_where_it_is_however_much_a_loser_said(spawn: Spawn) -> None:
+    async with racers((H2o, LONG), (AllenAI, {"text": "Fine.", "first_delay": 1.0})) as (_, arguments):
+        terminal = spawn(*arguments, "--until", "finished")
+        await trio.to_thread.run_sync(terminal.wait_for, r"(│ loser.*\n){18}")
+        assert await trio.to_thread.run_sync(terminal.wait) == 0
+    assert "✓ won: stop" in terminal.left
+    assert "== Ai2 Playground" not in terminal.left
 
 
 async def test_ctrl_c_on_a_terminal_ends_every_lane(spawn: Spawn) -> None:
