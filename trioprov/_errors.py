@@ -28,6 +28,7 @@ Misuse raises trio's own errors (`trio.ClosedResourceError`, `trio.BusyResourceE
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class ProviderError(TrioprovError):
 
     def __str__(self) -> str:
         said = self.message or "the service gave no reason"
-        facts = [str(fact) for fact in (self.status, self.code) if fact is not None]
+        words = re.findall(r"\w+", said)
+        # What the sentence says already is not said again.
+        facts = [fact for fact in (str(self.status or ""), self.code or "") if fact and fact not in (*words, said)]
         return f"{said} ({', '.join(facts)})" if facts else said
 
 

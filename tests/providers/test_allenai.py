@@ -166,6 +166,19 @@ class TestRefusals:
             (401, {"error": {"message": "No identity"}}, AuthenticationError, "No identity", None),
             (404, {"error": {"message": "Message not found"}}, ConversationLost, "Message not found", None),
             (404, {}, ConversationLost, None, None),
+            (
+                404,
+                {"error": {"code": 404, "message": "The requested URL was not found on the server. If …"}},
+                InvalidRequest,
+                "the server has no /v4/message/stream: it is no olmo-api, or one from after October 2025",
+                None,
+            ),
+            (
+                400,
+                {"error": {"code": 400, "message": "Value error, Parent message msg_A not found"}},
+                *(ConversationLost, "the thread does not exist any more: Value error, Parent message msg_A not found"),
+                None,
+            ),
             (500, {"error": "plain"}, ProviderError, "plain", None),
         ],
     )

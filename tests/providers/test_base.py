@@ -25,6 +25,7 @@ from trioprov import (
     Overloaded,
     ProviderError,
     RateLimited,
+    RemoteProtocolError,
 )
 from trioprov.providers import Provider, Request, Response
 from trioprov.providers._refusal import shortened
@@ -576,11 +577,114 @@ class TestRefusals:
         assert error.retry_after is None
         assert sys.getrecursionlimit() == limit
 
+    @every
+    def test_a_status_alone_says_what_to_look_at(self, cls: Any) -> None:
+        said = {status: cls().refusal(Response(status=status)).message for status in (401, 407, 413, 429, 503)}
+        assert said[401] == "the server does not know who is asking: credentials are missing or not accepted"
+        assert said[407] == "the proxy wants credentials"
+        assert said[413] == "the prompt is too large for the server"
+        assert said[429] == "too many requests"
+        assert said[503] == "the server has no capacity at the moment"
+
+    @every
+    @pytest.mark.parametrize(
+        ("location", "where"),
+        [
+            ("https://sso.example/login?token=the-token", " to https://sso.example"),
+            ("/login", ""),
+            ("http://[", ""),
+            ("https://me:the-password@sso.example/", ""),
+            (None, ""),
+        ],
+    )
+    def test_a_redirection_says_where_to_and_quotes_no_query(self, cls: Any, location: str | None, where: str) -> None:
+        headers = () if location is None else (("location", location),)
+        message = cls().refusal(Response(status=302, headers=headers)).message
+        assert message == f"the server redirects{where}: check base_url, or who you are to it"
+
+    @pytest.mark.parametrize(
+        ("message", "code", "shown"),
+        [
+            ("no", None, "no (404)"),
+            ("no", "bad_word", "no (404, bad_word)"),
+            ("HTTP status 404", None, "HTTP status 404"),
+            ("404 Not Found", "not_found", "404 Not Found (not_found)"),
+            ("bad_word", "bad_word", "bad_word (404)"),
+            ("at most 4048 tokens", None, "at most 4048 tokens (404)"),
+            ("", None, "the service gave no reason (404)"),
+        ],
+    )
+    def test_an_error_does_not_say_the_same_twice(self, message: str, code: str | None, shown: str) -> None:
+        assert str(ProviderError(message, status=404, code=code)) == shown
+
+    @pytest.mark.parametrize(
+        ("body", "code", "message"),
+        [
+            (b'{"error": {"code": "no_room", "message": "There is none"}}', "no_room", "There is none"),
+            (b'{"error": "Overloaded"}', None, "Overloaded"),
+            (b'{"message": "Gone", "code": 5}', None, "Gone"),
+            (b'{"detail": [{"msg": "no"}]}', None, "[{'msg': 'no'}]"),
+            (b'{"other": "x"}', None, "HTTP status 418"),
+            (b'{"error": {}}', None, "HTTP status 418"),
+            (b"just text", None, "just text"),
+        ],
+    )
+    def test_a_provider_that_says_nothing_of_its_errors_reads_the_usual_ones(
+        self, body: bytes, code: str | None, message: str
+    ) -> None:
+        error = Plain().refusal(Response(status=418, body=body))
+        assert (error.code, error.message) == (code, message)
+
     def test_what_cannot_be_written_is_three_dots(self) -> None:
         nested: Any = "x"
         for _ in range(100_000):
             nested = [nested]
         assert shortened(nested) == shortened(10**5000) == "…"
+
+
+class Plain(Provider):
+    """A provider that overrides nothing."""
+
+    name = "plain"
+    label = "Plain"
+    url = default_base_url = "https://plain.example"
+    default_model = "m"
+    models = ("m",)
+
+    def ask(self, conversation: Any, messages: Any, options: Any, new_id: Any) -> Any: ...
+
+
+class TestGone:
+    @pytest.mark.parametrize("status", [200, 403, 404, 410, 500])
+    def test_only_a_404_to_who_created_it_is_gone(self, status: int) -> None:
+        mine = Plain(cookies={"a": "1"})
+        conversation = Conversation(id="1", credential=mine.credential(Conversation(id="1")))
+        response = Response(status=status)
+        assert mine.gone(conversation, response) == (status == 404)
+        for other in (Plain(cookies={"a": "2"}), Plain()):
+            assert not other.gone(conversation, response)
+
+    def test_unless_a_404_cannot_mean_anything_else(self) -> None:
+        class Honest(Plain):
+            not_found_is_gone = True
+
+        assert Honest().gone(Conversation(id="1"), Response(status=404))
+        assert not Honest().gone(Conversation(id="1"), Response(status=500))
+
+
+class TestIds:
+    def test_an_id_is_read_from_where_it_stands(self) -> None:
+        assert Response(status=200, body=b'{"id": "a b", "chat": "c"}').id() == "a b"
+        assert Response(status=200, body=b'{"id": "a", "chat": "c"}').id("chat") == "c"
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b"{}", b'{"id": 5}', b'{"id": ""}', b'{"id": "."}', b'{"id": ".."}', b"<html>"]
+    )
+    def test_what_is_no_id_breaks_the_protocol(self, body: bytes) -> None:
+        with pytest.raises(RemoteProtocolError):
+            Response(status=200, body=body).id()
+        with pytest.raises(RemoteProtocolError):
+            Response(status=200, body=b'{"id": "%s"}' % (b"x" * 129)).id()
 
 
 class Toy(H2o):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioprov import AllenAI, Conversation, H2o, OpenAssistant
-from trioprov.providers import Message, checked_messages
+from trioprov.providers import Message, Provider, checked_messages
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -60,10 +60,13 @@ class TestFirst:
         )
         assert prompt(OpenAssistant(prompt_style="inst"), "Hi") == "<s>[INST]\nHi\n[/INST]"
 
+    @pytest.mark.parametrize(
+        "provider", [H2o(), H2o(prompt_style="instruction"), OpenAssistant(prompt_style="inst"), AllenAI()]
+    )
     @pytest.mark.parametrize("messages", ["", " \n", [{"role": "user", "content": ""}]])
-    def test_an_empty_prompt_is_refused(self, messages: Any) -> None:
+    def test_an_empty_prompt_is_refused_whatever_would_stand_around_it(self, messages: Any, provider: Provider) -> None:
         with pytest.raises(ValueError, match="empty"):
-            prompt(H2o(), messages)
+            prompt(provider, messages)
 
 
 class TestLater:

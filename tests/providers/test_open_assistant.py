@@ -182,9 +182,9 @@ class TestRefusals:
             (400, b'{"message":"Parent message not found"}', InvalidRequest, "Parent message not found"),
             (422, b'{"message":"Model x not found"}', ModelNotSupported, "Model x not found"),
             (503, b'{"message":"The server is currently busy."}', Overloaded, "The server is currently busy."),
-            (429, b"", RateLimited, "HTTP status 429"),
+            (429, b"", RateLimited, "too many requests"),
             (500, b"Internal Server Error", ProviderError, "Internal Server Error"),
-            (404, b"", InvalidRequest, "HTTP status 404"),
+            (404, b"", InvalidRequest, "the server has nothing there: check base_url"),
             (
                 422,
                 b'{"message":[{"loc":["body","content"],"msg":"field required"},{"msg":"x"},"y",{"a":1}]}',
@@ -346,7 +346,7 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("error", "kind", "message"),
         [
-            ("Timeout", Overloaded, "Timeout"),
+            ("Timeout", Overloaded, "Timeout: no worker took the question from the queue in time"),
             ("Aborted due to worker error.", ProviderError, "Aborted due to worker error."),
             (None, ProviderError, ""),
             ({"a": 1}, ProviderError, "{'a': 1}"),

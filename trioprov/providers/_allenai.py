@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 from .._conversation import Conversation
-from .._errors import ConversationLost, ModelNotSupported, ProviderError
+from .._errors import ConversationLost, InvalidRequest, ModelNotSupported, ProviderError
 from .._outcomes import Outcome
 from . import _cookies
 from ._base import Provider
@@ -180,7 +180,14 @@ class AllenAI(Provider):
         code, message = self.reason(response)
         if response.status == 400 and "is not available on" in message:
             return ModelNotSupported(message, status=400)
+        if response.status == 400 and "Parent message" in message and message.endswith("not found"):
+            return ConversationLost(f"the thread does not exist any more: {message}", status=400)
         if response.status == 404:
+            if "URL was not found" in message or response.body.lstrip().startswith(b"<"):
+                return InvalidRequest(
+                    "the server has no /v4/message/stream: it is no olmo-api, or one from after October 2025",
+                    status=404,
+                )
             return ConversationLost(message or "the thread does not exist any more", status=404)
         return refusal(response, code=code, message=message)
 

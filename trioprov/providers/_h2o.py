@@ -135,7 +135,7 @@ class H2o(Provider):
         response = yield self.request(conversation, "POST", "/settings", form=settings)
         assert response is not None
         if not _acted(response):
-            raise self.refusal(response)
+            raise self._opening_refused(response)
         conversation = self._adopted(conversation, response)
         if self.cookie_name in conversation.identity:
             # A sweeper's provider need not know the name.
@@ -145,13 +145,20 @@ class H2o(Provider):
         response = yield self.request(conversation, "POST", "/conversation", json={"model": self.model}, creates=True)
         assert response is not None
         if not response.ok:
-            raise self.refusal(response)
+            raise self._opening_refused(response)
         conversation = self._adopted(conversation, response)
         created = given_id(parsed(response).get("conversationId"))
         if created is None:
             yield conversation
             raise RemoteProtocolError("the server created a conversation and did not say its id")
         return conversation.replace(id=created)
+
+    def _opening_refused(self, response: Response) -> ProviderError:
+        """The server checks its models' names, and calls an unknown one an internal error."""
+        error = self.refusal(response)
+        if error.message == "Internal Error":
+            error.message = f"Internal Error, which it also answers if it has no model {self.model!r}"
+        return error
 
     def _adopted(self, conversation: Conversation, response: Response) -> Conversation:
         """With the cookies the server set, except for names that the client or the user already speaks for."""

@@ -99,5 +99,6 @@ class OpenAssistantDecoder(Decoder):
 
 def _failure(error: object) -> ProviderError:
     said = "" if error is None else shortened(error)
-    kind = Overloaded if said == "Timeout" else ProviderError  # nobody took it from the queue in time
-    return kind(said)
+    if said == "Timeout":
+        return Overloaded("Timeout: no worker took the question from the queue in time")
+    return ProviderError(said)

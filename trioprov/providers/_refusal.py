@@ -12,6 +12,17 @@ from ._steps import Response
 # Credentials are made of these: they end up in headers.
 _VISIBLE = string.ascii_letters + string.digits + string.punctuation
 
+# For servers that say no more than a status.
+_UNSAID = {
+    401: "the server does not know who is asking: credentials are missing or not accepted",
+    403: "the server does not let these credentials do that",
+    404: "the server has nothing there: check base_url",
+    407: "the proxy wants credentials",
+    413: "the prompt is too large for the server",
+    429: "too many requests",
+    503: "the server has no capacity at the moment",
+}
+
 
 def refusal(response: Response, *, code: str | None = None, message: str = "") -> ProviderError:
     """The `ProviderError` that fits a status, the same for every service unless its provider knows better."""
@@ -27,8 +38,12 @@ def refusal(response: Response, *, code: str | None = None, message: str = "") -
     else:
         kind = ProviderError
     if 300 <= status < 400:
-        message = "the server redirects; check base_url"
-    return kind(message or f"HTTP status {status}", status=status, code=code, retry_after=response.retry_after)
+        # The server alone: what follows its name may hold a token.
+        found = re.match(r"(https?://[\w.:-]+)([/?#]|$)", "".join(response.all("location")[:1]))
+        where = f" to {shortened(found[1], 100)}" if found else ""
+        message = f"the server redirects{where}: check base_url, or who you are to it"
+    message = message or _UNSAID.get(status) or f"HTTP status {status}"
+    return kind(message, status=status, code=code, retry_after=response.retry_after)
 
 
 def reason(response: Response) -> tuple[str | None, str]:
