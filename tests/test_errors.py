@@ -101,7 +101,7 @@ def nobody_there(provider: Provider) -> Provider:
 IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
 PAGE = "<html><head><title>503 Service Temporarily Unavailable</title></head><body>nginx</body></html>"
 
-ROWS = [
+ROWS: list[Row] = [
     # -- H2o: chat-ui in front of TGI
     Row(
         cls=H2o,
@@ -351,119 +351,121 @@ for _cls in (H2o, OpenAssistant, AllenAI):
     _on, _two = STREAM[_cls], BEFORE[_cls] + 2
     _refusing = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}[_cls]
     _noise = b"{nonsense\n" if _cls is AllenAI else b"data: {nonsense\n\n"
-    ROWS += [
-        Row(
-            cls=_cls,
-            error=RateLimited,
-            fault=Fault(on=_refusing, status=429, headers={"Retry-After": "7"}),
-            status=429,
-            retry_after=7,
-            says="too many requests (429)",
-        ),
-        Row(
-            cls=_cls,
-            error=RateLimited,
-            fault=Fault(on=_on, status=429, body="Slow down", headers={"Retry-After": IN_AN_HOUR}),
-            status=429,
-            retry_after=3600,
-            says="Slow down (429)",
-        ),
-        Row(
-            cls=_cls,
-            error=Overloaded,
-            fault=Fault(on=_on, status=503, body=PAGE, headers={"Retry-After": "3"}),
-            status=503,
-            retry_after=3,
-            says="503 Service Temporarily Unavailable",
-        ),
-        Row(
-            cls=_cls,
-            error=AuthenticationError,
-            fault=Fault(on=_refusing, status=401),
-            status=401,
-            says="credentials are missing or not accepted (401)",
-        ),
-        Row(
-            cls=_cls,
-            error=InvalidRequest,
-            change=replaced(cookies={"session": "the-cookie-of-mine"}),
-            fault=Fault(on=_refusing, status=400, body="bad session: the-cookie-of-mine"),
-            status=400,
-            says="bad session: *** (400)",
-        ),
-        Row(
-            cls=_cls,
-            error=ProviderError,
-            fault=Fault(on=_refusing, status=302, headers={"Location": "https://sso.example/login?state=x"}),
-            status=302,
-            says="the server redirects to https://sso.example: check base_url, or who you are to it (302)",
-        ),
-        Row(
-            cls=_cls,
-            error=RemoteProtocolError,
-            fault=Fault(on=_on, inject=_noise, inject_at=_two),
-            partial=BEGINS[_cls],
-            says="unacceptable JSON",
-        ),
-        Row(
-            cls=_cls,
-            error=RemoteProtocolError,
-            fault=Fault(on=_on, inject=b"data: " + b"x" * (2 << 20) + b"\n\n", inject_at=_two),
-            partial=BEGINS[_cls],
-            says="a line of the reply is longer than the limit of 1048576 bytes",
-        ),
-        Row(
-            cls=_cls,
-            error=IncompleteReply,
-            fault=Fault(on=_on, cut_after=_two),
-            partial=BEGINS[_cls],
-            says="the connection was closed in the middle of the reply",
-        ),
-        Row(
-            cls=_cls,
-            error=IncompleteReply,
-            fault=Fault(on=_on, end_after=_two),
-            partial=BEGINS[_cls],
-            says="the stream ended before the service said that the reply was complete",
-        ),
-        Row(
-            cls=_cls,
-            error=ConnectionFailed,
-            fault=Fault(on=_on, reset_after=_two),
-            partial=BEGINS[_cls],
-            says="Connection reset by peer",
-        ),
-        Row(
-            cls=_cls,
-            error=ConnectionFailed,
-            fault=Fault(on="prompter" if _cls is OpenAssistant else _on, drop=True),
-            says="the server closed the connection: Server disconnected without sending a response.",
-        ),
-        Row(cls=_cls, error=ConnectionFailed, change=nobody_there, says="all attempts to connect to 127.0.0.1:"),
-        Row(
-            cls=_cls,
-            error=FirstTokenTimeout,
-            fault=Fault(on=_on, stall_after=BEFORE[_cls]),
-            deadlines=QUICK,
-            says="no content within 0.3 s",
-        ),
-        Row(
-            cls=_cls,
-            error=IdleTimeout,
-            fault=Fault(on=_on, stall_after=_two),
-            deadlines=QUICK,
-            partial=BEGINS[_cls],
-            says="no further content for 0.3 s",
-        ),
-        Row(
-            cls=_cls,
-            error=TotalTimeout,
-            fault=Fault(on=_on, stall_after=_two),
-            deadlines=Deadlines(total=0.3),
-            partial=BEGINS[_cls],
-            says="not complete within 0.3 s",
-        ),
-    ]
+    ROWS.extend(
+        [
+            Row(
+                cls=_cls,
+                error=RateLimited,
+                fault=Fault(on=_refusing, status=429, headers={"Retry-After": "7"}),
+                status=429,
+                retry_after=7,
+                says="too many requests (429)",
+            ),
+            Row(
+                cls=_cls,
+                error=RateLimited,
+                fault=Fault(on=_on, status=429, body="Slow down", headers={"Retry-After": IN_AN_HOUR}),
+                status=429,
+                retry_after=3600,
+                says="Slow down (429)",
+            ),
+            Row(
+                cls=_cls,
+                error=Overloaded,
+                fault=Fault(on=_on, status=503, body=PAGE, headers={"Retry-After": "3"}),
+                status=503,
+                retry_after=3,
+                says="503 Service Temporarily Unavailable",
+            ),
+            Row(
+                cls=_cls,
+                error=AuthenticationError,
+                fault=Fault(on=_refusing, status=401),
+                status=401,
+                says="credentials are missing or not accepted (401)",
+            ),
+            Row(
+                cls=_cls,
+                error=InvalidRequest,
+                change=replaced(cookies={"session": "the-cookie-of-mine"}),
+                fault=Fault(on=_refusing, status=400, body="bad session: the-cookie-of-mine"),
+                status=400,
+                says="bad session: *** (400)",
+            ),
+            Row(
+                cls=_cls,
+                error=ProviderError,
+                fault=Fault(on=_refusing, status=302, headers={"Location": "https://sso.example/login?state=x"}),
+                status=302,
+                says="the server redirects to https://sso.example: check base_url, or who you are to it (302)",
+            ),
+            Row(
+                cls=_cls,
+                error=RemoteProtocolError,
+                fault=Fault(on=_on, inject=_noise, inject_at=_two),
+                partial=BEGINS[_cls],
+                says="unacceptable JSON",
+            ),
+            Row(
+                cls=_cls,
+                error=RemoteProtocolError,
+                fault=Fault(on=_on, inject=b"data: " + b"x" * (2 << 20) + b"\n\n", inject_at=_two),
+                partial=BEGINS[_cls],
+                says="a line of the reply is longer than the limit of 1048576 bytes",
+            ),
+            Row(
+                cls=_cls,
+                error=IncompleteReply,
+                fault=Fault(on=_on, cut_after=_two),
+                partial=BEGINS[_cls],
+                says="the connection was closed in the middle of the reply",
+            ),
+            Row(
+                cls=_cls,
+                error=IncompleteReply,
+                fault=Fault(on=_on, end_after=_two),
+                partial=BEGINS[_cls],
+                says="the stream ended before the service said that the reply was complete",
+            ),
+            Row(
+                cls=_cls,
+                error=ConnectionFailed,
+                fault=Fault(on=_on, reset_after=_two),
+                partial=BEGINS[_cls],
+                says="Connection reset by peer",
+            ),
+            Row(
+                cls=_cls,
+                error=ConnectionFailed,
+                fault=Fault(on="prompter" if _cls is OpenAssistant else _on, drop=True),
+                says="the server closed the connection: Server disconnected without sending a response.",
+            ),
+            Row(cls=_cls, error=ConnectionFailed, change=nobody_there, says="all attempts to connect to 127.0.0.1:"),
+            Row(
+                cls=_cls,
+                error=FirstTokenTimeout,
+                fault=Fault(on=_on, stall_after=BEFORE[_cls]),
+                deadlines=QUICK,
+                says="no content within 0.3 s",
+            ),
+            Row(
+                cls=_cls,
+                error=IdleTimeout,
+                fault=Fault(on=_on, stall_after=_two),
+                deadlines=QUICK,
+                partial=BEGINS[_cls],
+                says="no further content for 0.3 s",
+            ),
+            Row(
+                cls=_cls,
+                error=TotalTimeout,
+                fault=Fault(on=_on, stall_after=_two),
+                deadlines=Deadlines(total=0.3),
+                partial=BEGINS[_cls],
+                says="not complete within 0.3 s",
+            ),
+        ]
+    )
 
 EVERYWHERE = {
     *(AuthenticationError, RateLimited, Overloaded, InvalidRequest, ModelNotSupported, ConversationLost),

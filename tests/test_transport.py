@@ -584,7 +584,9 @@ async def test_a_proxy_of_the_environment_is_used_but_for_whom_it_spares(
         assert_no_orphans(emulator)
 
 
-@pytest.mark.parametrize("spared", ["", "*", "a.test", ".test", "test", "sub.a.test", ".a.test", "A.test, b", "localhost"])
+@pytest.mark.parametrize(
+    "spared", ["", "*", "a.test", ".test", "test", "sub.a.test", ".a.test", "A.test, b", "localhost"]
+)
 @pytest.mark.parametrize("host", ["a.test", "b.a.test", "aa.test", "127.0.0.1", "[::1]", "localhost"])
 def test_whom_the_environment_spares_httpx_spares_too(monkeypatch: pytest.MonkeyPatch, host: str, spared: str) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")

@@ -5,8 +5,8 @@ The map of the house, from the ground up; imports only go down:
 - ``_events``, ``_errors``, ``_outcomes``, ``_conversation``: the words everyone uses
 - ``wire``: framing, pure
 - ``providers``: what each service says, pure
-- ``_transport`` (httpx, llhttp), ``_journal`` (sqlite3), ``_broadcast`` (one writer, many readers), ``_flow`` (carries a
-  provider's steps out)
+- ``_transport`` (httpx, llhttp), ``_journal`` (sqlite3), ``_broadcast`` (one writer, many readers), ``_flow`` (carries
+  a provider's steps out)
 - ``_retry``: what is worth another try; ``_cleanup``: how a debt is settled
 - ``_debt``: what one conversation owes its server; ``_sweep``: what dead processes left
 - ``_client`` (connections, root tasks), ``_transcript`` (one answer being written, and its clock)

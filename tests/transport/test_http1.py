@@ -122,7 +122,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def socket_of(stream: trio.abc.Stream) -> trio.SocketStream:
-    below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    below: object = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream  # pyright: ignore
     assert isinstance(below, trio.SocketStream)
     return below
 
