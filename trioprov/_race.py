@@ -120,7 +120,7 @@ class _Contest:
                 won = _judged(self._until, reply)
             else:
                 won = index in self._contentful and (self._until == "first_token" or finish is not None)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised where the race is entered
             self.broken = exc
         else:
             if not won:
@@ -198,9 +198,10 @@ class Race(AbstractAsyncContextManager[Reply, None]):
             if contest.winner is None:
                 raise AllFailed("no provider answered", [lane.error for lane in contest.lanes if lane.error])
         except BaseException:
+            contest.winner = None
             contest.give_up()
-            if self._client.private:
-                await _settled(contest.lanes)
+            for lane in contest.lanes if self._client.private else ():
+                await lane.aclose()
             raise
         reply = contest.winner.reply
         reply.lanes = contest.lanes
@@ -214,12 +215,8 @@ class Race(AbstractAsyncContextManager[Reply, None]):
         winner.close()
         if winner.waits(exc):
             # Where a client of the user's sees to the losers, nobody waits for them.
-            await _settled(self._contest.lanes if self._client.private else [winner])
-
-
-async def _settled(lanes: Sequence[Lane]) -> None:
-    for lane in lanes:
-        await lane.aclose()
+            for lane in self._contest.lanes if self._client.private else [winner]:
+                await lane.aclose()
 
 
 def race(
