@@ -160,7 +160,7 @@ class Answer(httpx.AsyncByteStream):
             self.leave()
 
     async def receive(self) -> bytes:
-        """The next piece of the body, all that one read brought; nothing at the end.
+        """The next piece of the body, all that one read brought; nothing at the end. Cancelled, it has lost nothing.
 
         Raises:
             httpx.TransportError: the connection broke, or what came is not HTTP.
@@ -179,9 +179,6 @@ class Answer(httpx.AsyncByteStream):
         except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
             self.leave()
             raise _as_httpx(exc) from exc
-        except BaseException:
-            self.leave()
-            raise
         if parser.complete:
             self.leave()
         return block
