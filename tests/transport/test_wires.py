@@ -179,7 +179,7 @@ async def test_bytes_that_are_forged_are_an_error() -> None:
             await wire.receive()
 
 
-async def test_we_say_that_we_close_unless_something_is_half_said() -> None:
+async def test_we_say_that_we_close_and_what_is_half_said_is_no_end() -> None:
     async with joined() as (wire, theirs, _):
         wire.close()
         assert await theirs.receive_some() == b""

@@ -213,8 +213,7 @@ class TLSWire(Wire):
         # RFC 9112, 9.8: a client says that it closes; there is no need to hear the same from the server.
         with suppress(ssl.SSLError):
             self._tls.unwrap()
-        if not self._cipher:
-            self._wire.say(self._outgoing.read())
+        self._wire.say(self._outgoing.read())
         self._wire.close()
 
     async def _flush(self) -> bool:
