@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -170,8 +170,11 @@ class Transcript:
 
     def _tail(self, content: Sequence[Event], server_text: str) -> list[Event]:
         """What the service's own final text has beyond the tokens, if it begins with them."""
-        text = "".join([self.text, *(event for event in content if isinstance(event, str))])
-        return [server_text[len(text) :]] if len(server_text) > len(text) and server_text.startswith(text) else []
+        more = [event for event in content if isinstance(event, str)]
+        if len(server_text) <= sum(map(len, self._text)) + sum(map(len, more)):  # nearly always, so nothing is joined
+            return []
+        text = "".join([self.text, *more])
+        return [server_text[len(text) :]] if server_text.startswith(text) else []
 
     def _mark(self, events: Sequence[Event]) -> None:
         """Let the clock see what arrived."""
@@ -191,10 +194,12 @@ class Transcript:
                 self._position = event.position
 
     def _publish(self, events: Sequence[Event]) -> None:
-        tokens = [event for event in events if isinstance(event, str)]
-        text = "".join(tokens)
-        size = len(text if text.isascii() else text.encode("utf-8", "replace"))
-        size += _EVENT_BYTES * (len(events) - len(tokens))
+        try:
+            text, others = "".join(cast("Sequence[Token]", events)), 0
+        except TypeError:  # for once, not all of them are tokens
+            tokens = [event for event in events if isinstance(event, str)]
+            text, others = "".join(tokens), len(events) - len(tokens)
+        size = len(text if text.isascii() else text.encode("utf-8", "replace")) + _EVENT_BYTES * others
         if self._size + size > self._max_bytes:
             self._publish_what_fits(events)
             return

@@ -103,10 +103,10 @@ class SSEValues(_Values[T]):
             return None
         # A space may follow the colon; JSON does not mind it.
         texts = head[5:].split(end + b"data:")
-        # The ends between plain events are all the line ends there are.
-        ends = len(texts) - 1
-        lf = head.count(b"\n") == 2 * ends
-        return texts if lf and head.count(b"\r") == (2 * ends if end[0] == 13 else 0) else None
+        # The ends between plain events are all the line ends there are. (Where they are LF, the block has no CR.)
+        ends = 2 * (len(texts) - 1)
+        plain = head.count(b"\n") == ends and (end == b"\n\n" or head.count(b"\r") == ends)
+        return texts if plain else None
 
     def _by_the_letter(self, data: bytes) -> Iterable[T]:
         return map(self._read, [event.data for event in self._events.receive_data(data)])
