@@ -50,8 +50,13 @@ class OlmoDecoder(Decoder):
         self._too_long = False
 
     def decode(self, data: bytes, events: list[Event]) -> None:
+        unset = msgspec.UNSET
         for line in self._lines.receive_data(data):
-            if self._line(line, events):
+            # Nearly all lines are chunks. These are dealt with here, without a call.
+            if line.children is unset and line.id is unset and line.type is unset and line.error is None:
+                if isinstance(line.content, str) and line.content:
+                    events.append(line.content)
+            elif self._line(line, events):
                 return
 
     def decode_eof(self, events: list[Event]) -> None:
