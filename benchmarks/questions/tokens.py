@@ -14,7 +14,7 @@ from statistics import median
 
 import streams
 from harness import Client, Failed, Laboratory, Report
-from peers import AIOHTTP, BY_HAND, FLOOR, HTTPX, LIBRARIES, LITELLM, OPENAI, TRIOPROV, UVLOOP
+from peers import AIOHTTP, BY_HAND, FLOOR, G4F, HTTPX, LIBRARIES, LITELLM, OPENAI, TRIOPROV, UVLOOP
 from report import Cell, Goal, Results, Series, at_most, goals, measured, series, table, times_less
 
 TITLE = "What does one token of one stream cost?"
@@ -26,8 +26,8 @@ _SETTINGS: Sequence[tuple[str, str, int, int, int, bool, Sequence[Client]]] = (
     ("Burst", "tgi", 0, 40_000, 2_000, False, _EVERYBODY),
     ("Burst, Open Assistant's events", "oasst", 0, 40_000, 2_000, False, BY_HAND),
     ("Burst, olmo's lines", "olmo", 0, 40_000, 2_000, False, BY_HAND),
-    ("Paced", "tgi", 1000, 1_000, 50, False, _EVERYBODY),
-    ("Paced, over TLS", "tgi", 1000, 1_000, 50, True, (*BY_HAND, UVLOOP)),
+    ("Paced", "tgi", 1000, 800, 50, False, (*BY_HAND, UVLOOP, G4F, OPENAI, LITELLM)),
+    ("Paced, over TLS", "tgi", 1000, 800, 50, True, (*BY_HAND, UVLOOP)),
 )
 
 # What a library's hundreds of microseconds are multiplied with.
