@@ -128,12 +128,18 @@ class Goal:
     unit: str = ""
     least: bool = False
 
+    @property
+    def reached(self) -> bool | None:
+        """Whether; `None` if nobody knows."""
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
     def __str__(self) -> str:
         limit = f"{self.what}: at {'least' if self.least else 'most'} {self.limit:g}{self.unit}"
         if self.value is None:
             return f"- {limit}; not measured"
-        reached = self.value >= self.limit if self.least else self.value <= self.limit
-        return f"- {limit}; is {written(self.value)}{self.unit}, {'reached' if reached else '**missed**'}"
+        return f"- {limit}; is {written(self.value)}{self.unit}, {'reached' if self.reached else '**missed**'}"
 
 
 def at_most(limit: float, rows: Series, mine: Client, to: Client, what: str = "") -> Goal:
@@ -146,6 +152,32 @@ def times_less(times: float, rows: Series, mine: Client, to: Client, what: str =
     return Goal(f"{what}times less than {to.label}", times, ratio(rows, to.label, mine.label), least=True)
 
 
-def goals(*goals: Goal) -> str:
-    """As a list, under a table."""
-    return "\n".join(["trioprov, as it should be and as it is:", "", *map(str, goals)])
+class Goals(tuple[Goal, ...]):
+    """Those of a table, which stand below it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(["trioprov, as it should be and as it is:", "", *map(str, self)])
+
+
+def goals(*goals: Goal) -> Goals:
+    """The goals of a table."""
+    return Goals(goals)
+
+
+Part = str | Goals
+"""Of an answer: a heading, a table, a sentence, or goals."""
+
+
+def in_short(answers: Mapping[str, Sequence[Part]]) -> str:
+    """How many goals were reached, and which were not, of all questions."""
+    asked = [
+        (title, goal) for title, parts in answers.items() for part in parts for goal in part if isinstance(goal, Goal)
+    ]
+    known = [(title, goal) for title, goal in asked if goal.reached is not None]
+    missed = [(title, goal) for title, goal in known if not goal.reached]
+    lines = [f"trioprov reaches {len(known) - len(missed)} of {len(known)} goals."]
+    if missed:
+        lines += ["It misses:", "\n".join(f"{goal} ({title})" for title, goal in missed)]
+    return "\n\n".join(lines)

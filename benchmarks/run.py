@@ -7,12 +7,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import harness
 from harness import ENVIRONMENTS, HERE, OURS, Cores, Environment, Failed
 from questions import bridge, cancelling, crowd, first_token, lanes, readers, starting, tokens
+from report import Part, in_short
 
 _RESULTS = HERE / "RESULTS.md"
 
@@ -24,8 +25,8 @@ QUESTIONS: Mapping[ModuleType, int] = {
     lanes: 5,
     crowd: 2,
     cancelling: 3,
-    starting: 3,
-    bridge: 3,
+    starting: 2,
+    bridge: 2,
 }
 
 
@@ -68,16 +69,16 @@ def _report(asked: list[ModuleType], rounds: int | None, *, quick: bool, here: b
     where = harness.cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     start = time.monotonic()
-    parts: list[str] = []
+    answers: dict[str, list[Part]] = {}
     with harness.open_laboratory(environments, where) as laboratory:
         for question in asked:
             print(f"{question.TITLE} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
             number = 1 if quick else rounds or QUESTIONS[question]
-            parts += [f"## {question.TITLE}", question.ask(laboratory, number, quick=quick)]
-    if quick:
-        parts.append("**A smoke run: everything worked, and the figures mean nothing.**")
-    environment = _environment(environments, missing, where, load, time.monotonic() - start)
-    return "\n\n".join([*parts, "## Environment", environment])
+            answers[question.TITLE] = question.ask(laboratory, number, quick=quick)
+    warning = ["**A smoke run: everything worked, and the figures mean nothing.**"] if quick else []
+    sections: dict[str, Sequence[Part]] = {"In short": [*warning, in_short(answers)], **answers}
+    sections["Environment"] = [_environment(environments, missing, where, load, time.monotonic() - start)]
+    return "\n\n".join("\n\n".join([f"## {title}", *map(str, parts)]) for title, parts in sections.items())
 
 
 def _environment(

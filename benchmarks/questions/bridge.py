@@ -10,7 +10,7 @@ from statistics import median
 
 from harness import OURS, Failed, Laboratory
 from peers import AIOHTTP, ON_ASYNCIO, TRIOPROV
-from report import Cell, Goal, at_most, goals, measured, series, table
+from report import Cell, Goal, Part, at_most, goals, measured, series, table
 
 from questions.tokens import price
 
@@ -19,12 +19,12 @@ TITLE = "What does it cost to be used from asyncio?"
 _CLIENTS = (ON_ASYNCIO, TRIOPROV, AIOHTTP)
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Bursts, one paced stream, and two hundred beside a loop that is blocked for 5 of every 10 ms."""
     try:
         laboratory.run(OURS, "-c", "import trioprov.anyio")
     except Failed:
-        return "Not measured: this checkout has no `trioprov.anyio`."
+        return ["Not measured: this checkout has no `trioprov.anyio`."]
     burst, paced = ("2000", "50") if quick else ("20000", "1000")
     crowd = ("5", "10", "50000", "0.005") if quick else ("200", "60", "50000", "0.005")
     one = ("1", paced, "1000")
@@ -41,17 +41,15 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     ideal = int(crowd[1]) * int(crowd[2]) / 1e6
     walls = series(results, "Busy", lambda _, report: report["wall"] / ideal)
     compared = [TRIOPROV.label, AIOHTTP.label]
-    return "\n\n".join(
-        [
-            "### Burst",
-            table(bursts, "µs a token", compared),
-            "### Paced, one token a millisecond",
-            table(paces, "µs a token", compared, {"lag ms, p50": lag["Paced"], "p99": late["Paced"]}),
-            "### Two hundred streams beside an event loop that is blocked for 5 of every 10 ms",
-            table(walls, "wall, × ideal", compared, {"lag ms, p50": lag["Busy"], "p99": late["Busy"]}),
-            goals(
-                at_most(1.0, bursts, ON_ASYNCIO, AIOHTTP, "burst, "),
-                Goal("wall beside a busy loop, × ideal", 1.05, median(walls[ON_ASYNCIO.label])),
-            ),
-        ]
-    )
+    return [
+        "### Burst",
+        table(bursts, "µs a token", compared),
+        "### Paced, one token a millisecond",
+        table(paces, "µs a token", compared, {"lag ms, p50": lag["Paced"], "p99": late["Paced"]}),
+        "### Two hundred streams beside an event loop that is blocked for 5 of every 10 ms",
+        table(walls, "wall, × ideal", compared, {"lag ms, p50": lag["Busy"], "p99": late["Busy"]}),
+        goals(
+            at_most(1.0, bursts, ON_ASYNCIO, AIOHTTP, "burst, "),
+            Goal("wall beside a busy loop, × ideal", 1.05, median(walls[ON_ASYNCIO.label])),
+        ),
+    ]

@@ -10,14 +10,14 @@ from statistics import median
 
 from harness import Laboratory
 from peers import AIOHTTP, HTTPX, TRIOPROV
-from report import Cell, Goal, at_most, goals, measured, series, table
+from report import Cell, Goal, Part, at_most, goals, measured, series, table
 
 TITLE = "What does it take to cancel a hundred, and a thousand, streams at once?"
 
 _SIZES = (100, 1000)
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Everybody who deletes when cancelled; httpx by hand with the hundred only, since it is quadratic there."""
     sizes = (5, 20) if quick else _SIZES
     cells = [
@@ -28,18 +28,16 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     ]
     results = measured(laboratory, cells, rounds=rounds)
     few, many = (series(results, str(size), lambda _, report: report["wall"] * 1e3) for size in sizes)
-    parts: list[str] = []
+    parts: list[Part] = []
     for size, rows in zip(sizes, (few, many), strict=True):
         spent = series(results, str(size), lambda _, report: report["cpu"] * 1e3)
         parts += [f"### {size} streams", table(rows, "ms", [AIOHTTP.label], {"CPU ms": spent})]
     ours = TRIOPROV.label
     growth = median(large / small for small, large in zip(few[ours], many[ours], strict=True))
-    return "\n\n".join(
-        [
-            *parts,
-            goals(
-                at_most(2, many, TRIOPROV, AIOHTTP, "a thousand, "),
-                Goal("ten times as many, × ten times the time", 1.5, growth / (sizes[1] / sizes[0])),
-            ),
-        ]
-    )
+    return [
+        *parts,
+        goals(
+            at_most(2, many, TRIOPROV, AIOHTTP, "a thousand, "),
+            Goal("ten times as many, × ten times the time", 1.5, growth / (sizes[1] / sizes[0])),
+        ),
+    ]

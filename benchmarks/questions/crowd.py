@@ -12,7 +12,7 @@ from statistics import median
 
 from harness import Failed, Laboratory, Report
 from peers import AIOHTTP, BY_HAND, HTTPX, TRIOPROV
-from report import Cell, Goal, at_most, goals, measured, series, table
+from report import Cell, Goal, Part, at_most, goals, measured, series, table
 
 TITLE = "Do a hundred, and a thousand, streams keep pace?"
 
@@ -20,7 +20,7 @@ _PERIOD = 50_000  # microseconds
 _SIZES = (100, 1000)
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Everybody, with both."""
     cells: list[Cell] = []
     sizes = (10,) if quick else _SIZES
@@ -33,7 +33,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
             Cell(client, str(streams), "crowd", arguments, check=partial(_check, streams * count)) for client in clients
         ]
     results = measured(laboratory, cells, rounds=rounds)
-    parts: list[str] = []
+    parts: list[Part] = []
     for size in map(str, sizes):
         rows = series(results, size, lambda cell, report: report["cpu"] / _tokens(cell) * 1e6)
         walls = series(results, size, lambda cell, report: report["wall"] / (int(cell.arguments[1]) * _PERIOD / 1e6))
@@ -51,7 +51,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
                     Goal("memory for a stream", 40, median(memory[ours]), " kB"),
                 )
             )
-    return "\n\n".join(parts)
+    return parts
 
 
 def _tokens(cell: Cell) -> int:

@@ -10,12 +10,12 @@ from statistics import median
 
 from harness import Laboratory
 from peers import AIOHTTP, BY_HAND, FLOOR, TRIOPROV
-from report import Cell, Goal, goals, measured, series, table
+from report import Cell, Goal, Part, goals, measured, series, table
 
 TITLE = "How long is the way to the first token?"
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """A row of questions in one conversation."""
     times = 20 if quick else 300
     cells = [Cell(client, "", "first_token", (str(times),)) for client in BY_HAND]
@@ -23,4 +23,4 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     least = rows.get(FLOOR.label, ())
     added = [mine - floor for mine, floor in zip(rows[TRIOPROV.label], least, strict=False)]
     goal = Goal("more than the floor", 150, median(added) if added else None, " µs")
-    return "\n\n".join([table(rows, "µs, median", [FLOOR.label, AIOHTTP.label]), goals(goal)])
+    return [table(rows, "µs, median", [FLOOR.label, AIOHTTP.label]), goals(goal)]

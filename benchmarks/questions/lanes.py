@@ -9,25 +9,23 @@ from __future__ import annotations
 
 from harness import Laboratory, Report
 from peers import AIOHTTP, HTTPX, TRIOPROV
-from report import Cell, goals, measured, series, table, times_less
+from report import Cell, Part, goals, measured, series, table, times_less
 
 TITLE = "What does a fan-out cost: four conversations, four readers of each?"
 
 _LANES = _READERS = 4
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """All of it in a burst."""
     count = 200 if quick else 5_000
     arguments = (str(_LANES), str(_READERS), str(count), "0")
     cells = [Cell(client, "", "lanes", arguments) for client in (TRIOPROV, AIOHTTP, HTTPX)]
     rows = series(measured(laboratory, cells, rounds=rounds), "", _price)
-    return "\n\n".join(
-        [
-            table(rows, "µs a token", [AIOHTTP.label, HTTPX.label]),
-            goals(times_less(3, rows, TRIOPROV, AIOHTTP), times_less(12, rows, TRIOPROV, HTTPX)),
-        ]
-    )
+    return [
+        table(rows, "µs a token", [AIOHTTP.label, HTTPX.label]),
+        goals(times_less(3, rows, TRIOPROV, AIOHTTP), times_less(12, rows, TRIOPROV, HTTPX)),
+    ]
 
 
 def _price(cell: Cell, report: Report) -> float:

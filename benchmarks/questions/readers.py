@@ -13,7 +13,7 @@ from statistics import median
 
 from harness import Laboratory, Report
 from peers import AIOHTTP, FLOOR, TRIOPROV
-from report import Cell, Goal, Series, at_most, goals, measured, series, table, times_less
+from report import Cell, Goal, Part, Series, at_most, goals, measured, series, table, times_less
 
 TITLE = "What does one more reader of a reply cost?"
 
@@ -25,7 +25,7 @@ _NUMBERS = (1, 4, 16, 64)
 _SETTINGS = (("Burst", 0, 10_000, 200), ("Live, a token a millisecond", 1000, 500, 30))
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Each client with no reader, and with more and more."""
     cells: list[Cell] = []
     for setting, period, tokens, few in _SETTINGS:
@@ -34,14 +34,14 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
             arguments = (str(count), str(period), "0", *map(str, _NUMBERS))
             cells.append(Cell(client, setting, "readers", arguments))
     results = measured(laboratory, cells, rounds=rounds)
-    parts: list[str] = []
+    parts: list[Part] = []
     for setting, *_ in _SETTINGS:
         by_number = {number: series(results, setting, _price(number)) for number in _NUMBERS}
         others = {f"of {number}": by_number[number] for number in _NUMBERS if number != 16}
         rows = by_number[16]
         parts += [f"### {setting}", table(rows, "µs for each of 16", [_CHANNELS.label, _QUEUES.label], others)]
         parts.append(goals(*(_burst if setting == "Burst" else _live)(rows, by_number[64])))
-    return "\n\n".join(parts)
+    return parts
 
 
 def _price(number: int) -> Callable[[Cell, Report], float]:

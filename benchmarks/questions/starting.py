@@ -8,7 +8,7 @@ from statistics import median
 
 from harness import OURS, Laboratory
 from peers import ANY_LLM, G4F, LITELLM, OPENAI, PYDANTIC_AI, TRIOPROV
-from report import Cell, Goal, goals, measured, ratio, table
+from report import Cell, Goal, Part, goals, measured, ratio, table
 
 TITLE = "What does it cost to begin: an import, and a session without a request?"
 
@@ -39,7 +39,7 @@ print(json.dumps([(time.process_time() - start) * 1e3, memory() - before]))
 """
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Imports in fresh interpreters, whose caches of compiled files are warm; then sessions."""
     times: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
@@ -58,16 +58,14 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
     reports = measured(laboratory, [cell], rounds=rounds)[cell]
     session, alone = (median(report[what] * 1e3 for report in reports) for what in ("session", "alone"))
     contexts = max(report["contexts"] for report in reports)
-    return "\n\n".join(
-        [
-            "### Importing",
-            table(times, "ms of CPU", [_STANDS_ON], {"MB": sizes}),
-            "### Opening and leaving a session of a service that needs no request for it",
-            f"{session:.2f} ms with a client, {alone:.2f} ms without; {contexts} SSL contexts were made.",
-            goals(
-                Goal("importing, × trio and httpx", 1.15, ratio(times, _OURS, _STANDS_ON)),
-                Goal("opening a session without a client", 0.3, alone, " ms"),
-                Goal("SSL contexts made for that", 0, contexts),
-            ),
-        ]
-    )
+    return [
+        "### Importing",
+        table(times, "ms of CPU", [_STANDS_ON], {"MB": sizes}),
+        "### Opening and leaving a session of a service that needs no request for it",
+        f"{session:.2f} ms with a client, {alone:.2f} ms without; {contexts} SSL contexts were made.",
+        goals(
+            Goal("importing, × trio and httpx", 1.15, ratio(times, _OURS, _STANDS_ON)),
+            Goal("opening a session without a client", 0.3, alone, " ms"),
+            Goal("SSL contexts made for that", 0, contexts),
+        ),
+    ]

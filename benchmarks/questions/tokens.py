@@ -15,7 +15,7 @@ from statistics import median
 import streams
 from harness import Client, Failed, Laboratory, Report
 from peers import AIOHTTP, BY_HAND, FLOOR, G4F, HTTPX, LIBRARIES, LITELLM, OPENAI, TRIOPROV, UVLOOP
-from report import Cell, Goal, Results, Series, at_most, goals, measured, series, table, times_less
+from report import Cell, Goal, Part, Results, Series, at_most, goals, measured, series, table, times_less
 
 TITLE = "What does one token of one stream cost?"
 
@@ -34,7 +34,7 @@ _SETTINGS: Sequence[tuple[str, str, int, int, int, bool, Sequence[Client]]] = (
 _FEWER = 20
 
 
-def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
+def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     """Every client in every setting."""
     cells: list[Cell] = []
     for setting, shape, period, tokens, few, tls, clients in _SETTINGS:
@@ -43,8 +43,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> str:
             arguments = (client.format or shape, str(count), str(period))
             cells.append(Cell(client, setting, "tokens", arguments, tls, partial(_check, client, count)))
     results = measured(laboratory, cells, rounds=rounds)
-    parts = [part for setting in _SETTINGS for part in _part(results, setting[0])]
-    return "\n\n".join(parts)
+    return [part for setting in _SETTINGS for part in _part(results, setting[0])]
 
 
 def _check(client: Client, count: int, report: Report) -> None:
@@ -57,12 +56,12 @@ def price(cell: Cell, report: Report) -> float:
     return (report["long"] - report["session"]) / (int(cell.arguments[-2]) - 1) * 1e6
 
 
-def _part(results: Results, setting: str) -> list[str]:
+def _part(results: Results, setting: str) -> list[Part]:
     rows = series(results, setting, price)
     if not rows:
         return []
     sessions = series(results, setting, lambda _, report: report["session"] * 1e3)
-    parts = [
+    parts: list[Part] = [
         f"### {setting}",
         table(rows, "µs a token", [FLOOR.label, AIOHTTP.label], {"ms a session": sessions}),
         goals(*_GOALS[setting](rows)),
