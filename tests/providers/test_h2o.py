@@ -440,6 +440,16 @@ class TestStream:
     def test_what_comes_after_the_end_is_ignored(self) -> None:
         assert read(HELLO + b"data:nonsense\n\n" + HELLO)[0] == read(HELLO)[0]
 
+    @pytest.mark.parametrize("size", [1, 7, 1000])
+    def test_the_json_lines_of_a_newer_server_are_told_at_once(self, size: int) -> None:
+        data = b' \n{"type":"status","status":"started"}\n{"type":"stream","token":"Hi"}\n'
+        decoder = TGIDecoder(Conversation())
+        events = [event for at in range(0, len(data), size) for event in decoder.receive_data(data[at : at + size])]
+        (finish,) = events
+        assert isinstance(finish, Finish)
+        assert isinstance(finish.error, RemoteProtocolError)
+        assert "newer than v0.6" in str(finish.error)
+
     def test_a_stream_without_an_end_is_incomplete(self) -> None:
         events, decoder = read(sse(token("a")))
         assert events[0] == "a"

@@ -154,10 +154,12 @@ class H2o(Provider):
         return conversation.replace(id=created)
 
     def _opening_refused(self, response: Response) -> ProviderError:
-        """The server checks its models' names, and calls an unknown one an internal error."""
+        """The server calls it an internal error if it does not know the model, or wants its settings as JSON."""
         error = self.refusal(response)
         if error.message == "Internal Error":
-            error.message = f"Internal Error, which it also answers if it has no model {self.model!r}"
+            error.message = (
+                f"Internal Error, which it also answers if it has no model {self.model!r} or is newer than v0.6"
+            )
         return error
 
     def _adopted(self, conversation: Conversation, response: Response) -> Conversation:

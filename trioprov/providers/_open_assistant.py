@@ -29,7 +29,7 @@ from ._decoder import Decoder, Stream
 from ._messages import Message, inst, roles
 from ._oasst import OpenAssistantDecoder, settled
 from ._parameters import integer, number, refused, text
-from ._refusal import parsed, plain_text, refusal, shortened
+from ._refusal import parsed, refusal, shortened
 from ._steps import NewId, Pause, Response, Steps
 
 # How often a message that somebody else reads, or nobody any more, is looked at, in seconds.
@@ -281,7 +281,7 @@ class OpenAssistant(Provider):
             return None, shortened("; ".join(_complaint(item) for item in cast("list[object]", message)))
         if message:
             return None, shortened(message)
-        return None, plain_text(response.body)
+        return super().reason(response)
 
 
 def _complaint(item: object) -> str:

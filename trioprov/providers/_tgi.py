@@ -58,8 +58,17 @@ class TGIDecoder(Decoder):
         self._stop = tuple(stop)
         self._before = conversation.get("started")
         self._silent = True
+        self._begun = False
 
     def decode(self, data: bytes, events: list[Event]) -> None:
+        if not self._begun and (start := data.lstrip()):
+            self._begun = True
+            if start.startswith(b"{"):
+                # Said at once, since v0.7 never closes its streams. The content type says nothing: for some versions
+                # it is that of an event stream.
+                raise RemoteProtocolError(
+                    "the server streams JSON lines: it is a chat-ui newer than v0.6, whose protocol is another"
+                )
         for message in self._messages.receive_data(data):
             token = message.token
             if token is not None and not token.special and token.text and token.text != _END_OF_TEXT:
