@@ -4,7 +4,7 @@ A room has one sentence: `_server` is HTTP on a trio stream; `_request` is one r
 emulator is told; `_service` is what the services share; `_h2o` (on `_sveltekit` and `_tgi`), `_open_assistant` (on
 `_oasst_server` and `_oasst_worker`) and `_allenai` (on `_olmo_rules`) are the services; `_emulator` runs them;
 `_everywhere` strikes a scenario at every point; `_once` is one of those runs, `_strike` how it is struck, `_memory` the
-network that it uses.
+network that it uses; `_check` asks a provider class for its duties, and needs no emulator.
 """
 
 from __future__ import annotations
