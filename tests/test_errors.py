@@ -453,7 +453,7 @@ for _cls in (H2o, OpenAssistant, AllenAI):
                 cls=_cls,
                 error=ConnectionFailed,
                 fault=Fault(on="prompter" if _cls is OpenAssistant else _on, drop=True),
-                says="the server closed the connection: Server disconnected without sending a response.",
+                says="the server closed the connection: the server disconnected without an answer",
             ),
             Row(cls=_cls, error=ConnectionFailed, change=nobody_there, says="all attempts to connect to 127.0.0.1:"),
             Row(
@@ -557,7 +557,9 @@ async def test_an_error_says_what_happened_to_everybody_who_waits(row: Row) -> N
             assert isinstance(error, TimeoutError) == (row.error in (FirstTokenTimeout, IdleTimeout, TotalTimeout))
             if isinstance(error, ProviderError):
                 assert (error.status, error.code) == (row.status, row.code)
-                assert error.retry_after == pytest.approx(row.retry_after, abs=HOUR / 2 if row.retry_after == HOUR else 0)
+                assert error.retry_after == pytest.approx(
+                    row.retry_after, abs=HOUR / 2 if row.retry_after == HOUR else 0
+                )
             else:
                 assert (row.status, row.code, row.retry_after) == (None, None, None)
         # Each has one of their own, with a traceback of their own; the original is everybody's cause.
