@@ -3,6 +3,10 @@
 The writer appends and wakes; what a reader costs, it pays itself. So the writer's work does not grow with readers that
 keep up, a late reader replays for nothing, and memory is one list however many read it. Knows nothing of what it
 carries.
+
+A reader may live in another thread than the writer: it may `subscribe`, `pick`, look, and ask to be called (`alarms`).
+It reads what was published before it looked; so the order in which the writer changes things matters. Whatever wakes a
+task is for the writer's thread alone.
 """
 
 from __future__ import annotations
@@ -79,7 +83,9 @@ class Broadcast(Generic[T]):
         self._readers = trio.lowlevel.ParkingLot()
         self._writer = trio.lowlevel.ParkingLot()
         self.closed: bool = False
-        self._last = 0
+        self.alarms: list[Callable[[], None]] = []
+        """Each is called once, in the writer's thread, after the next change; it must not raise."""
+        self._last_from: float = math.inf
 
     def __len__(self) -> int:
         return len(self.items)
@@ -121,23 +127,31 @@ class Broadcast(Generic[T]):
                 cursor.cut_off = end - unread + int(cursor.limit)
         if self._readers:
             self._readers.unpark_all()
+        if self.alarms:
+            self._sound()
 
     def close(self, *last: T) -> None:
         """Publish the last item, which nobody misses, and end the log; nobody holds anything back any more."""
         if not self.closed:
-            self.closed = True
-            self._last = len(last)
+            self._last_from = len(self.items)
             self.items.extend(last)
+            self.closed = True
             self._cursors.clear()
             self._readers.unpark_all()
             self._writer.unpark_all()
+            self._sound()
+
+    def _sound(self) -> None:
+        alarms, self.alarms = self.alarms, []
+        for alarm in alarms:
+            alarm()
 
     # -- The readers' side -------------------------------------------------------------------------------------------
 
     def subscribe(self, *, buffer: float, when_full: WhenFull | None, replay: bool) -> Cursor[T]:
         """A new cursor: at the first item with ``replay``, else at the next (after the end: at the last)."""
         end = len(self.items)
-        start = 0 if replay else end - self._last
+        start = 0 if replay else int(min(end, self._last_from))
         cursor: Cursor[T] = Cursor(start, end, buffer, when_full)
         if when_full is not None and not self.closed:
             self._cursors.append(cursor)
@@ -159,24 +173,34 @@ class Broadcast(Generic[T]):
             trio.WouldBlock: there is none yet.
             trio.EndOfChannel: there will be none.
         """
+        item = self.pick(cursor, waited=waited)
+        if cursor.ended:
+            self.leave(cursor)
+        elif cursor.when_full == "wait" and self._writer:
+            self._writer.unpark_all()
+        return item
+
+    def pick(self, cursor: Cursor[T], *, waited: bool = False) -> T:
+        """The same, from any thread: nobody is told that there is room, or that the cursor has ``ended``."""
         end, position = len(self.items), cursor.position
-        if position == cursor.cut_off:
+        if cursor.cut_off is not None and position >= cursor.cut_off:
             if cursor.ended:
                 raise trio.EndOfChannel
             cursor.ended = True
-            self.leave(cursor)
             return self._lagged(end - position)
         if cursor.when_full == "drop_oldest" and position >= cursor.live_from and not waited:
             # The last item of a closed log is for everybody, so it is not one of those that fill the buffer.
-            surplus = cursor.unread(end - self._last) - cursor.limit
+            surplus = cursor.unread(int(min(end, self._last_from))) - cursor.limit
             if surplus > 0:
                 cursor.position += int(surplus)
                 return self._lagged(int(surplus))
         if position == end:
-            raise trio.EndOfChannel if self.closed else trio.WouldBlock
+            # What was published last stands there before the log says that it is closed.
+            if not self.closed:
+                raise trio.WouldBlock
+            if position == len(self.items):
+                raise trio.EndOfChannel
         cursor.position += 1
-        if cursor.when_full == "wait" and self._writer:
-            self._writer.unpark_all()
         return self.items[position]
 
     async def next(self, cursor: Cursor[T]) -> T:

@@ -56,12 +56,7 @@ class Reply:
             TypeError: a buffer that is no whole number.
             ValueError: a buffer below 0 or an unknown policy.
         """
-        if isinstance(buffer, bool) or not (isinstance(buffer, int) or buffer == math.inf):
-            raise TypeError("buffer must be a whole number or math.inf")
-        if buffer < 0:
-            raise ValueError(f"buffer must be at least 0, not {buffer}")
-        if when_full not in ("wait", "drop_oldest", "detach"):
-            raise ValueError(f"when_full must be 'wait', 'drop_oldest' or 'detach', not {when_full!r}")
+        check_buffer(buffer, when_full)
         log = self._transcript.log
         return Subscription(log, log.subscribe(buffer=buffer, when_full=when_full, replay=replay), self)
 
@@ -115,6 +110,21 @@ class Reply:
     def __repr__(self) -> str:
         state = self.finish.reason if self.finish else "running"
         return f"<Reply of {self.provider.name}: {state}, {len(self.text)} characters>"
+
+
+def check_buffer(buffer: object, when_full: object) -> None:
+    """Refuse what no subscriber can have.
+
+    Raises:
+        TypeError: a buffer that is no whole number.
+        ValueError: a buffer below 0 or an unknown policy.
+    """
+    if isinstance(buffer, bool) or not (isinstance(buffer, int) or buffer == math.inf):
+        raise TypeError("buffer must be a whole number or math.inf")
+    if isinstance(buffer, int) and buffer < 0:
+        raise ValueError(f"buffer must be at least 0, not {buffer}")
+    if when_full not in ("wait", "drop_oldest", "detach"):
+        raise ValueError(f"when_full must be 'wait', 'drop_oldest' or 'detach', not {when_full!r}")
 
 
 class _Tokens:

@@ -107,6 +107,7 @@ class Transcript:
         self.changed: Callable[[], None] = lambda: None
         self.waits_for_old_answer = False
         self._text: list[Token] = []
+        self._joined = "", 0  # the first so many of them
         self._size = 0
         self._max_bytes = max_bytes
         self._position = math.inf
@@ -123,10 +124,13 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All tokens, joined."""
-        if len(self._text) > 1:
-            self._text = ["".join(self._text)]
-        return self._text[0] if self._text else ""
+        """All tokens, joined; for any thread."""
+        text, count = self._joined
+        end = len(self._text)
+        if count < end:
+            text += "".join(self._text[count:end])
+            self._joined = text, end
+        return text
 
     # -- Writing -----------------------------------------------------------------------------------------------------
 
