@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 # How many merged events may be unread before the lanes are held back.
-_MERGED_BUFFER = 256
+MERGED_BUFFER = 256
 
 
 class _LaneLog(Broadcast[Event]):
@@ -152,7 +152,7 @@ class _Merged(AsyncIterator[tuple[Lane, Event]]):
 
     def __init__(self, fan: FanOut, turns: Broadcast[int]) -> None:
         self._fan = fan
-        self._turns = Subscription(turns, turns.subscribe(buffer=_MERGED_BUFFER, when_full="wait", replay=True))
+        self._turns = Subscription(turns, turns.subscribe(buffer=MERGED_BUFFER, when_full="wait", replay=True))
         self._logs = [lane.reply._transcript.log for lane in fan.lanes]  # pyright: ignore[reportPrivateUsage]
         self._cursors: list[Cursor[Event]] = [
             log.subscribe(buffer=math.inf, when_full=None, replay=True) for log in self._logs

@@ -1,0 +1,174 @@
+"""How things get from trio to the loop, and calls from the loop to trio.
+
+Rule 1: nothing that happens on the loop interrupts trio. A task there that is cancelled, however often, cancels its
+call here, and waits until the call has ended; how long that takes is the core's to say, and it is bounded.
+Rule 2: one wake-up hands over everything that is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar, cast
+
+import anyio
+import trio
+
+from ._errors import translated
+from ._thread import TrioThread
+
+T = TypeVar("T")
+
+
+class Mailbox:
+    """What trio has for the loop.
+
+    Attributes:
+        loop: whose it is.
+        over: whether nothing will come any more.
+        waiting: what to call when that happens.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.over: bool = False
+        self.waiting: set[Callable[[], None]] = set()
+        self._ready: collections.deque[Callable[[], None]] = collections.deque()
+        self._called = False
+
+    def post(self, item: Callable[[], None]) -> None:
+        """Have something called in the loop, soon; from any thread."""
+        self._ready.append(item)
+        if not self._called:
+            self._called = True
+            try:
+                self.loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed, and the thread will notice that
+                self._ready.clear()
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._ready:
+            self._ready.popleft()()
+
+    def end(self) -> None:
+        """Nothing will come any more: whoever waits is told."""
+        self.over = True
+        self.post(self._tell)
+
+    def _tell(self) -> None:
+        for waiting in tuple(self.waiting):
+            waiting()
+
+
+async def absorbed(future: asyncio.Future[None]) -> asyncio.CancelledError | None:
+    """Wait for a future, whatever happens to the task that waits.
+
+    Returns:
+        The last cancellation that came meanwhile: raise it, or let another one pass. `Task.cancelling` still counts
+        them all, so that whoever sent them recognises its own.
+    """
+    pierced: asyncio.CancelledError | None = None
+    # Without the shield, anyio would cancel again in every turn of the loop.
+    with anyio.CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError as exc:  # noqa: ASYNC103 - whoever called raises it, afterwards
+                pierced = exc
+    return pierced
+
+
+class Call(Generic[T]):
+    """One call of something async in the core; made in the loop.
+
+    Attributes:
+        value: what it returned; `None` until it has.
+        done: whether it has ended, as a future of the loop.
+    """
+
+    def __init__(self, mailbox: Mailbox, thread: TrioThread, function: Callable[[], Awaitable[T]]) -> None:
+        self.value: T | None = None
+        self.done: asyncio.Future[None] = mailbox.loop.create_future()
+        self._mailbox = mailbox
+        self._thread = thread
+        self._function: Callable[[], Awaitable[T]] | None = function
+        self._context = contextvars.copy_context()
+        self._scope = trio.CancelScope()
+        self._error: BaseException | None = trio.ClosedResourceError("the client that this belongs to is closed")
+        mailbox.waiting.add(self._end)
+        if mailbox.over or not thread.soon(self._start):
+            self._end()
+
+    def cancel(self) -> None:
+        """Cancel it there; sync, idempotent."""
+        self._thread.soon(self._scope.cancel)
+
+    async def ended(self, or_else: asyncio.Future[None] | None = None) -> asyncio.CancelledError | None:
+        """Wait for its end (or for something else); a cancellation is passed on to the call, whose end is waited for.
+
+        Returns:
+            The cancellation, if there was one; raise it.
+        """
+        pierced: asyncio.CancelledError | None = None
+        try:
+            awaited = {self.done} if or_else is None else {self.done, or_else}
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError as exc:  # noqa: ASYNC103 - whoever called raises it, afterwards
+            pierced = exc
+        if pierced is not None:
+            self.cancel()
+            pierced = await absorbed(self.done) or pierced
+        return pierced
+
+    async def outcome(self) -> T:
+        """Wait for its end, and return what it returned, or raise what it raised; or one cancellation."""
+        pierced = await self.ended()
+        if pierced is not None:
+            try:
+                raise pierced
+            finally:
+                del pierced
+        return self.result()
+
+    def result(self) -> T:
+        """What it returned, or raise what it raised; after its end."""
+        error, self._error = self._error, None
+        self._function = None
+        if error is not None:
+            try:
+                raise translated(error)
+            finally:
+                del error
+        return cast("T", self.value)
+
+    # -- In trio -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        function, self._function = self._function, None
+        assert function is not None
+        try:
+            trio.lowlevel.spawn_system_task(self._run, function, name=f"trioprov {function}", context=self._context)
+        except RuntimeError:  # the run is ending
+            self._mailbox.post(self._end)
+
+    async def _run(self, function: Callable[[], Awaitable[T]]) -> None:
+        try:
+            with self._scope:
+                try:
+                    self.value = await function()
+                    self._error = None
+                except Exception as exc:
+                    self._error = exc
+        finally:
+            del function
+            self._mailbox.post(self._end)
+
+    # -- In the loop -------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self._mailbox.waiting.discard(self._end)
+        if not self.done.done():
+            self.done.set_result(None)
