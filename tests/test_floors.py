@@ -30,7 +30,7 @@ FLOORS = [
     {"_lane"},
     {"_fanout", "_race"},
     {"__init__"},
-    {"testing"},
+    {"testing", "anyio"},
     {"cli"},
     {"__main__"},
 ]
@@ -40,7 +40,8 @@ KEYS = {
     "httpcore": set[str](),
     "httptools": {"_transport"},
     "h11": {"testing"},
-    "anyio": set[str](),
+    "anyio": {"anyio"},
+    "asyncio": {"anyio"},
     "sqlite3": {"_journal"},
     "fcntl": {"_journal"},
     "rich": {"cli"},
@@ -49,7 +50,7 @@ KEYS = {
     "random": {"_retry", "testing"},
     "socket": {"_transport", "testing"},
     "ssl": {"_client", "_transport"},
-    "threading": {"_journal", "cli", "testing"},
+    "threading": {"_journal", "anyio", "cli", "testing"},
     "zlib": {"_transport"},
 }
 

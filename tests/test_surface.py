@@ -8,6 +8,7 @@ import types
 import pytest
 
 import trioprov
+import trioprov.anyio
 
 NAMES = {
     "AllFailed",
@@ -69,10 +70,22 @@ NAMES = {
 }
 
 
-def test_the_public_names_are_exactly_these() -> None:
+PACKAGES = pytest.mark.parametrize("package", [trioprov, trioprov.anyio], ids=lambda package: package.__name__)
+
+
+# What the core's rooms say to each other; no user calls it.
+INTERNAL = {
+    "Client": {"admit", "aclose", "aclose_connections", "dismiss", "host", "open_journal", "tenants"},
+    "FanOut": {"raise_first_error", "start"},
+    "Lane": {"aclose", "start", "stopper", "wait", "waits"},
+}
+
+
+@PACKAGES
+def test_the_public_names_are_exactly_these(package: types.ModuleType) -> None:
     found = {
         name
-        for name, value in vars(trioprov).items()
+        for name, value in vars(package).items()
         if not isinstance(value, types.ModuleType)
         and (not name.startswith("_") or name == "__version__")
         and name != "annotations"
@@ -80,13 +93,29 @@ def test_the_public_names_are_exactly_these() -> None:
     assert found == NAMES
 
 
+@PACKAGES
 @pytest.mark.parametrize("name", sorted(NAMES - {"Event", "Outcome", "PROVIDERS", "Token", "__version__"}))
-def test_every_public_class_and_function_is_documented(name: str) -> None:
-    value = getattr(trioprov, name)
+def test_every_public_class_and_function_is_documented(package: types.ModuleType, name: str) -> None:
+    value = getattr(package, name)
     assert (value.__doc__ or "").strip()
     for member, method in inspect.getmembers(value, inspect.isfunction):
         if not member.startswith("_"):
             assert inspect.getdoc(method), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", ["Client", "FanOut", "Lane", "Reply", "Session", "Subscription"])
+def test_a_handle_has_the_same_members_in_an_anyio_application(name: str) -> None:
+    ours, theirs = (set(dir(getattr(package, name))) for package in (trioprov, trioprov.anyio))
+    missing = {member for member in ours - theirs if not member.startswith("_")}
+    assert not missing - INTERNAL.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["ask", "fan_out", "gather", "open_client", "open_reply", "open_session", "sweep"])
+def test_a_function_has_the_same_parameters_in_an_anyio_application(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(package, name)).parameters for package in (trioprov, trioprov.anyio))
+    assert [(one.name, one.kind, one.default) for one in theirs.values()] == [
+        (one.name, one.kind, one.default) for one in ours.values()
+    ]
 
 
 def test_the_providers_are_found_by_name() -> None:
