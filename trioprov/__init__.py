@@ -15,6 +15,7 @@ The map of the house, from the ground up; imports only go down:
 - ``_owner``: the task that owns one conversation
 - ``_exits``: what leaving a block comes to; ``_session``: a conversation's handle
 - ``_lane``: a session for one question; ``_fanout``: many of those; ``_race``: the first of those
+- ``anyio``: the same names for anyio applications, on asyncio and trio
 - ``testing``: emulators of the services
 - ``cli``: the command line
 """
