@@ -47,7 +47,11 @@ class Bridge(World):
         self._mailbox = mailbox = Mailbox(loop)
         self._begun: asyncio.Future[None] = loop.create_future()
         self._thread = TrioThread(
-            client, deserted=loop.is_closed, begun=partial(mailbox.post, partial(_set, self._begun)), ended=mailbox.end
+            client,
+            instrument=mailbox,
+            deserted=loop.is_closed,
+            begun=partial(mailbox.post, partial(_set, self._begun)),
+            ended=mailbox.end,
         )
         self._watch = _watch(mailbox, self._thread)
         weakref.finalize(self, self._thread.stop).atexit = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
@@ -21,9 +22,12 @@ from ._thread import TrioThread
 
 T = TypeVar("T")
 
+# How long trio may be at work before what it has for the loop is handed over all the same, in seconds.
+_PATIENCE = 0.001
 
-class Mailbox:
-    """What trio has for the loop.
+
+class Mailbox(trio.abc.Instrument):
+    """What trio has for the loop: collected while trio is at work, and handed over when it would wait.
 
     Attributes:
         loop: whose it is.
@@ -36,27 +40,41 @@ class Mailbox:
         self.over: bool = False
         self.waiting: set[Callable[[], None]] = set()
         self._ready: collections.deque[Callable[[], None]] = collections.deque()
+        self._since = 0.0
         self._called = False
 
+    # -- In trio -----------------------------------------------------------------------------------------------------
+
     def post(self, item: Callable[[], None]) -> None:
-        """Have something called in the loop, soon; from any thread."""
+        """Have something called in the loop, soon."""
+        if not self._ready:
+            self._since = time.monotonic()
         self._ready.append(item)
-        if not self._called:
-            self._called = True
-            try:
-                self.loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed, and the thread will notice that
-                self._ready.clear()
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Trio has done what there was to do, or has been at it for long enough."""
+        if self._ready and not self._called and (timeout > 0 or time.monotonic() - self._since > _PATIENCE):
+            self._hand_over()
+
+    def end(self) -> None:
+        """Nothing will come any more: whoever waits is told."""
+        self.over = True
+        self._ready.append(self._tell)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._called = True
+        try:
+            self.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed, and the thread will notice that
+            self._ready.clear()
+
+    # -- In the loop -------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
         self._called = False
         while self._ready:
             self._ready.popleft()()
-
-    def end(self) -> None:
-        """Nothing will come any more: whoever waits is told."""
-        self.over = True
-        self.post(self._tell)
 
     def _tell(self) -> None:
         for waiting in tuple(self.waiting):
