@@ -88,7 +88,7 @@ def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    faulthandler.dump_traceback_later(4 * PATIENCE, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(4 * PATIENCE, exit=True, file=sys.__stderr__ or sys.stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
     assert not [thread for thread in threading.enumerate() if thread.name == "trioprov"]

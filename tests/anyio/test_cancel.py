@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ SLOW: dict[str, Any] = {
 # Seconds into a session on a slow server: in the create, in the stream, in the cleanup.
 INSTANTS = {"create": 0.01, "stream": 0.08, "late": 0.15}
 
-Body = Callable[[], Awaitable[None]]
-Way = Callable[[Body, float], Awaitable[None]]
+Body = Callable[[], Coroutine[Any, Any, None]]
+Way = Callable[[Body, float], Coroutine[Any, Any, None]]
 
 
 async def times(body: Body, after: float, count: int) -> None:
@@ -316,6 +316,31 @@ def test_a_cancellation_is_counted_once_for_each_that_was_sent(run_asyncio: Run,
 
 def slow_at(step: str) -> Fault:
     return Fault(on=step, delay_response=0.2)
+
+
+def test_whoever_waits_for_a_cleanup_keeps_nobody_else_waiting(run_asyncio: Run, emulated: Emulated) -> None:
+    async def main() -> None:
+        async def body() -> None:
+            async with trioprov.open_session(emulator.provider):
+                entered.set()
+                await asyncio.sleep(5)
+
+        entered = asyncio.Event()
+        task = asyncio.ensure_future(body())
+        await entered.wait()
+        late = 0.0
+        for _ in range(10):
+            task.cancel()
+            before = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.01)
+            late = max(late, asyncio.get_running_loop().time() - before)
+        assert late < 0.3
+        assert not task.done()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with emulated(faults=[Fault(on="delete", delay=0.6)]) as emulator:
+        run_asyncio(main)
 
 
 async def gone(emulator: Emulator[Any]) -> None:
