@@ -1,5 +1,7 @@
 """What crosses: calls, values, exceptions with their tracebacks, and the caller's context."""
 
+# pyright: reportPossiblyUnboundVariable=false
+
 from __future__ import annotations
 
 import contextvars

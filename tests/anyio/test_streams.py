@@ -33,9 +33,7 @@ def test_misuse_raises_anyios_own_errors(run: Run, emulated: Emulated) -> None:
             with pytest.raises(anyio.WouldBlock):
                 events.receive_nowait()
             await reply.wait()
-            async for event in events:
-                last = event
-            assert last == reply.finish
+            assert [event async for event in events][-1] == reply.finish
             with pytest.raises(anyio.EndOfStream):
                 await events.receive()
             with pytest.raises(anyio.EndOfStream):
