@@ -49,7 +49,7 @@ KEYS = {
     "uuid": {"_owner", "_turn", "testing"},
     "random": {"_retry", "testing"},
     "socket": {"_transport", "testing"},
-    "ssl": {"_client", "_transport"},
+    "ssl": {"_client", "_transport", "anyio"},
     "threading": {"_journal", "anyio", "cli", "testing"},
     "zlib": {"_transport"},
 }

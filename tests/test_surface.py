@@ -75,9 +75,9 @@ PACKAGES = pytest.mark.parametrize("package", [trioprov, trioprov.anyio], ids=la
 
 # What the core's rooms say to each other; no user calls it.
 INTERNAL = {
-    "Client": {"admit", "aclose", "aclose_connections", "dismiss", "host", "open_journal", "tenants"},
+    "Client": {"admit", "aclose", "aclose_connections", "dismiss", "host", "open_journal", "tenants", "account_queue"},
     "FanOut": {"raise_first_error", "start"},
-    "Lane": {"aclose", "start", "stopper", "wait", "waits"},
+    "Lane": {"aclose", "reject", "skip", "start", "stopper", "wait", "waits"},
 }
 
 
@@ -103,14 +103,16 @@ def test_every_public_class_and_function_is_documented(package: types.ModuleType
             assert inspect.getdoc(method), f"{name}.{member}"
 
 
-@pytest.mark.parametrize("name", ["Client", "FanOut", "Lane", "Reply", "Session", "Subscription"])
+@pytest.mark.parametrize("name", ["Client", "FanOut", "Lane", "Race", "Reply", "Session", "Subscription"])
 def test_a_handle_has_the_same_members_in_an_anyio_application(name: str) -> None:
     ours, theirs = (set(dir(getattr(package, name))) for package in (trioprov, trioprov.anyio))
     missing = {member for member in ours - theirs if not member.startswith("_")}
     assert not missing - INTERNAL.get(name, set())
 
 
-@pytest.mark.parametrize("name", ["ask", "fan_out", "gather", "open_client", "open_reply", "open_session", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["ask", "fan_out", "gather", "open_client", "open_reply", "open_session", "race", "sweep"]
+)
 def test_a_function_has_the_same_parameters_in_an_anyio_application(name: str) -> None:
     ours, theirs = (inspect.signature(getattr(package, name)).parameters for package in (trioprov, trioprov.anyio))
     assert [(one.name, one.kind, one.default) for one in theirs.values()] == [

@@ -11,7 +11,7 @@ The map of the room, from the ground up:
 - ``_feed``: a subscriber on the loop, reading what trio writes
 - ``_world``: where the core runs, as the handles see it: here; ``_bridge``: or in a thread
 - ``_opening``: the core's context managers, entered from here
-- ``_client``, ``_reply``, ``_session``, ``_lanes``, ``_sweep``: the handles
+- ``_client``, ``_reply``, ``_session``, ``_lanes``, ``_race``, ``_sweep``: the handles
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from .._journal import Journal as Journal
 from .._journal import JournalEntry as JournalEntry
 from .._outcomes import CleanupReport as CleanupReport
 from .._outcomes import Outcome as Outcome
+from .._retry import Retry as Retry
 from .._sweep import SweepReport as SweepReport
 from .._transcript import Answer as Answer
 from .._transcript import Deadlines as Deadlines
@@ -62,6 +63,8 @@ from ._lanes import ask as ask
 from ._lanes import fan_out as fan_out
 from ._lanes import gather as gather
 from ._lanes import open_reply as open_reply
+from ._race import Race as Race
+from ._race import race as race
 from ._reply import Reply as Reply
 from ._reply import Subscription as Subscription
 from ._session import Session as Session

@@ -53,6 +53,7 @@ def open_client(
     cleanup_timeout: float = 10.0,
     shutdown_timeout: float = 30.0,
     max_reply_bytes: float = 16 * 1024 * 1024,
+    retry: core.Retry | None = None,
     transport: AsyncBaseTransport | None = None,
     verify: bool | ssl.SSLContext = True,
     trust_env: bool = True,
@@ -69,6 +70,7 @@ def open_client(
         cleanup_timeout: seconds for the cleanup of one session, from its end.
         shutdown_timeout: seconds that leaving the client may take, in all.
         max_reply_bytes: bytes of text (UTF-8) that one reply may hold.
+        retry: how failures before the first token are tried again; `None`: they are not.
         transport: an httpx transport to use for everything; on asyncio it is used in the thread, on trio.
         verify: verify certificates, with the default context or this one.
         trust_env: whether proxies and certificates named in the environment are used.
@@ -85,6 +87,7 @@ def open_client(
         cleanup_timeout=cleanup_timeout,
         shutdown_timeout=shutdown_timeout,
         max_reply_bytes=max_reply_bytes,
+        retry=retry,
         transport=transport,
         verify=verify,
         trust_env=trust_env,

@@ -25,7 +25,7 @@ from ._world import World
 
 
 class Lane:
-    """One provider's part in a fan-out.
+    """One provider's part in a fan-out or a race.
 
     Attributes:
         index: its place in the list of providers.
@@ -44,6 +44,21 @@ class Lane:
     def error(self) -> Exception | None:
         """Why this lane failed, if it did."""
         return self._core.error
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens have arrived."""
+        return self._core.tokens
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the lane's start to its first token, if there was one."""
+        return self._core.time_to_first_token
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the lane's start to the end of its reply; `None` if it was not started, or goes on."""
+        return self._core.duration if self._core.reply.finish else None
 
     @property
     def cleanup(self) -> CleanupReport | None:

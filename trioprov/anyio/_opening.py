@@ -82,13 +82,12 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[Core, T]):
         self._opened: AbstractAsyncContextManager[Core] | None = None
 
     async def __aenter__(self) -> T:
-        world = await self._there.__aenter__()
+        world = self._world = await self._there.__aenter__()
         try:
             self._opened, value = await world.enter(self._opening)
         except BaseException as exc:
             await self._leave(exc)  # noqa: ASYNC102 - a world is not left by halves
             raise
-        self._world = world
         return self._handle(world, value)
 
     async def __aexit__(

@@ -22,6 +22,7 @@ from ._errors import MISUSE, translated
 from ._world import Channel, World
 
 if TYPE_CHECKING:
+    from ._lanes import Lane
     from ._session import Session
 
 T_co = TypeVar("T_co", covariant=True)
@@ -108,11 +109,13 @@ class Reply:
     Attributes:
         provider: who answers.
         session: the session it belongs to.
+        lanes: what each provider of a race did, the winner among them; empty without a race.
     """
 
     def __init__(self, world: World, session: Session, reply: core.Reply) -> None:
         self.provider: Provider = reply.provider
         self.session = session
+        self.lanes: tuple[Lane, ...] = ()
         self._world = world
         self._core = reply
         self._transcript: Transcript = reply._transcript  # pyright: ignore[reportPrivateUsage] - the same house
