@@ -48,10 +48,12 @@ class Environment:
     Attributes:
         python: its path.
         versions: of every package, by name.
+        compiled: where its compiled files are kept; `None`: only as long as the laboratory is open.
     """
 
     python: Path
     versions: Mapping[str, str]
+    compiled: Path | None = None
 
 
 def prepare(names: Iterable[str], *, fresh: bool = False) -> tuple[dict[str, Environment], dict[str, str]]:
@@ -114,7 +116,7 @@ def _environment(home: Path, packages: list[str], *, fresh: bool) -> Environment
         done.write_text("\n".join(packages))
     listed = _run([*pip, "list", "--format", "json"])
     versions = {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}
-    return Environment(python, versions)
+    return Environment(python, versions, home / "compiled")
 
 
 @dataclass(frozen=True)
@@ -205,17 +207,18 @@ class Laboratory:
         Raises:
             Failed: it failed, or did not end.
         """
+        there = self.environments[environment]
         variables = {
             "PYTHONPATH": str(ROOT),
             # Compiled files are kept, as those of an installed package are; but not in the checkout.
             "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(self._certificate.parent / "compiled"),
+            "PYTHONPYCACHEPREFIX": str(there.compiled or self._certificate.parent / "compiled"),
             "BENCHMARK_LOOP": loop,
             "BENCHMARK_CA": str(self._certificate),
         }
         try:
             done = _run(
-                [str(self.environments[environment].python), *arguments],
+                [str(there.python), *arguments],
                 preexec_fn=_pin(self._where.client),
                 env={**os.environ, **variables},
                 timeout=_PATIENCE,

@@ -25,7 +25,7 @@ QUESTIONS: Mapping[ModuleType, int] = {
     lanes: 5,
     crowd: 2,
     cancelling: 3,
-    starting: 2,
+    starting: 5,
     bridge: 2,
 }
 
