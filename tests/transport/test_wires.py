@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -294,3 +298,46 @@ async def test_receiving_is_a_checkpoint_and_loses_nothing(full: bool) -> None:
                     got += await wire.receive()
         assert got == data + b"y"
     wire.close()
+
+
+@pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="Python's ssl cannot ask for new keys; openssl's server can"
+)
+@pytest.mark.parametrize(("version", "command"), [("-tls1_3", b"K\n"), ("-tls1_2", b"r\n")])
+async def test_a_server_may_ask_for_new_keys_at_any_time(tmp_path: Path, version: str, command: bytes) -> None:
+    certificate = tmp_path / "certificate.pem"
+    AUTHORITY.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    # It sends what it reads, does what one letter tells it, and prints what it is sent.
+    server = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", version, "-cert", str(certificate)]
+    pipe = subprocess.PIPE
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, server, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, check=False)
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        printed = b""
+
+        async def until(text: bytes) -> None:
+            nonlocal printed
+            while text not in printed:
+                printed += await process.stdout.receive_some(1000)  # pyright: ignore[reportOptionalMemberAccess]
+            printed = printed.partition(text)[2]
+
+        with trio.fail_after(10):
+            await until(b"ACCEPT ")
+            while b"\n" not in printed:
+                printed += await process.stdout.receive_some(1000)
+            wire = await connect("127.0.0.1", int(printed.split()[0].rpartition(b":")[2]), contexts()[1])
+            for _ in range(3):
+                await process.stdin.send_all(b"first\n")
+                assert await receive_exactly(wire, 6) == b"first\n"
+                await process.stdin.send_all(command)
+                while wire.is_quiet():  # noqa: ASYNC110 - a letter is a command only in a read of its own
+                    await trio.sleep(0.001)
+                await process.stdin.send_all(b"from the server\n")
+                assert await receive_exactly(wire, 16) == b"from the server\n"
+                await send_all(wire, b"from the client\n")
+                await until(b"from the client\n")
+            wire.close()
+        nursery.cancel_scope.cancel()
