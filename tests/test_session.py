@@ -962,7 +962,7 @@ CONNECTING = """
         async with trioprov.open_session(emulator.provider) as session:
             async with session.ask("x") as reply:
                 await reply.wait()
-            await trio.sleep(0.1)  # until no connection is left that could be used again
+            await trio.sleep(0.8)  # until no connection is left that could be used again
             armed = True
 
     def step(coroutine):
@@ -971,7 +971,7 @@ CONNECTING = """
         except StopIteration as stop:
             return stop.value
 
-    running = open_emulator(getattr(trioprov, sys.argv[1]), keep_alive=0.02)
+    running = open_emulator(getattr(trioprov, sys.argv[1]), keep_alive=0.4)
     emulator = step(running.__aenter__())
     try:
         trio.run(main)

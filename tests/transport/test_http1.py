@@ -122,7 +122,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def socket_of(stream: trio.abc.Stream) -> trio.SocketStream:
-    below: object = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream  # pyright: ignore
+    below: Any = getattr(stream, "transport_stream", stream)  # what is below TLS, if there is any
     assert isinstance(below, trio.SocketStream)
     return below
 
