@@ -288,7 +288,9 @@ async def test_cancelled_at_any_step_a_connection_is_as_good_as_new_or_closed(ne
                         assert (await client.get(f"{url}/hi")).text == "hi"
 
                     nursery.start_soon(after)
-            assert server.open <= 3
+            with trio.fail_after(5):
+                while server.open > 3:  # noqa: ASYNC110 - it is the server that has to notice
+                    await trio.sleep(0.001)
         if not points.where:
             break
     assert 10 < step < 999
