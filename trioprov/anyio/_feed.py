@@ -56,10 +56,8 @@ class Feed(Generic[T]):
             return log.items[position]
         waited = False
         while not cursor.closed:
-            try:
+            if cursor.position < len(log.items) or log.closed or cursor.ended:
                 return self._take(waited=waited)
-            except trio.WouldBlock:
-                pass
             if self._mailbox.over:
                 break
             await self._wait()
