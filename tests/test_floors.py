@@ -31,7 +31,7 @@ FLOORS = [
     {"_fanout", "_race"},
     {"__init__"},
     {"testing", "anyio"},
-    {"cli"},
+    {"cli", "asgi"},
     {"__main__"},
 ]
 
@@ -40,7 +40,8 @@ KEYS = {
     "httpcore": set[str](),
     "httptools": {"_transport"},
     "h11": {"testing"},
-    "anyio": {"anyio"},
+    "anyio": {"anyio", "asgi"},
+    "starlette": {"asgi"},
     "asyncio": {"anyio"},
     "sqlite3": {"_journal"},
     "fcntl": {"_journal"},

@@ -9,6 +9,7 @@ import pytest
 
 import trioprov
 import trioprov.anyio
+import trioprov.asgi
 
 NAMES = {
     "AllFailed",
@@ -101,6 +102,14 @@ def test_every_public_class_and_function_is_documented(package: types.ModuleType
     for member, method in inspect.getmembers(value, inspect.isfunction):
         if not member.startswith("_"):
             assert inspect.getdoc(method), f"{name}.{member}"
+
+
+def test_the_door_for_web_applications_has_four_names() -> None:
+    found = {
+        name: value for name, value in vars(trioprov.asgi).items() if isinstance(value, (type, types.FunctionType))
+    }
+    assert found.keys() == {"Replies", "SSEResponse", "TextResponse", "open_replies"}
+    assert all(value.__doc__ for value in found.values())
 
 
 @pytest.mark.parametrize("name", ["Client", "FanOut", "Lane", "Race", "Reply", "Session", "Subscription"])

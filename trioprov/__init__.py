@@ -17,6 +17,7 @@ The map of the house, from the ground up; imports only go down:
 - ``_lane``: a session for one question; ``_fanout``: many of those; ``_race``: the first of those
 - ``anyio``: the same names for anyio applications, on asyncio and trio
 - ``testing``: emulators of the services
+- ``asgi``: a reply as a response of Starlette and FastAPI
 - ``cli``: the command line
 """
 
