@@ -130,10 +130,16 @@ _inherited: list[TrioThread] = []
 def _end_all() -> None:
     """At the end of the process: nobody is left to close what is still open."""
     threads = tuple(_alive)
-    for thread in threads:
-        thread.stop()
-    for thread in threads:
-        thread.join()
+    waits = True
+    while waits:
+        waits = False
+        try:
+            for thread in threads:
+                thread.stop()
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:  # another one; what it should end is ending, and bounded
+            waits = True
 
 
 def _forget_all() -> None:
@@ -145,6 +151,8 @@ def _forget_all() -> None:
     _alive.clear()
 
 
+# Twice, since a Ctrl-C may come just before the first one is ready for it.
+atexit.register(_end_all)
 atexit.register(_end_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
