@@ -7,7 +7,8 @@ are `anyio.abc.ObjectReceiveStream`, and misuse raises anyio's own errors, on bo
 The map of the room, from the ground up:
 
 - ``_errors``: trio's words in anyio's
-- ``_thread``: one trio in a thread; ``_crossing``: what goes from it to the loop, and calls to it
+- ``_thread``: one trio in a thread; ``_pulse``: lets it have its turn
+- ``_crossing``: what goes from it to the loop, and calls to it
 - ``_feed``: a subscriber on the loop, reading what trio writes
 - ``_world``: where the core runs, as the handles see it: here; ``_bridge``: or in a thread
 - ``_opening``: the core's context managers, entered from here

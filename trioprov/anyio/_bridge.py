@@ -48,7 +48,7 @@ class Bridge(World):
         self._begun: asyncio.Future[None] = loop.create_future()
         self._thread = TrioThread(
             client,
-            instrument=mailbox,
+            instruments=(mailbox, mailbox.pulse),
             deserted=loop.is_closed,
             begun=partial(mailbox.post, partial(_set, self._begun)),
             ended=mailbox.end,
@@ -195,7 +195,7 @@ async def _watch(mailbox: Mailbox, thread: TrioThread) -> AsyncGenerator[None, N
 async def _ended(mailbox: Mailbox, thread: TrioThread) -> asyncio.CancelledError | None:
     """Wait until the thread has ended, and a cancellation that came meanwhile."""
     over: asyncio.Future[None] = mailbox.loop.create_future()
-    mailbox.waiting.add(partial(_set, over))
+    mailbox.expect(partial(_set, over))
     if mailbox.over or thread.orphaned:
         _set(over)
     pierced = await absorbed(over)

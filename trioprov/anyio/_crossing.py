@@ -18,6 +18,7 @@ import anyio
 import trio
 
 from ._errors import translated
+from ._pulse import Pulse
 from ._thread import TrioThread
 
 T = TypeVar("T")
@@ -32,13 +33,14 @@ class Mailbox(trio.abc.Instrument):
     Attributes:
         loop: whose it is.
         over: whether nothing will come any more.
-        waiting: what to call when that happens.
+        pulse: sees to it that it comes.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.over: bool = False
-        self.waiting: set[Callable[[], None]] = set()
+        self._waiting: set[Callable[[], None]] = set()
+        self.pulse: Pulse = Pulse(loop, lambda: bool(self._waiting))
         self._ready: collections.deque[Callable[[], None]] = collections.deque()
         self._since = 0.0
         self._called = False
@@ -77,8 +79,17 @@ class Mailbox(trio.abc.Instrument):
             self._ready.popleft()()
 
     def _tell(self) -> None:
-        for waiting in tuple(self.waiting):
+        for waiting in tuple(self._waiting):
             waiting()
+
+    def expect(self, tell: Callable[[], None]) -> None:
+        """Somebody waits, and wants to be told if nothing will come any more."""
+        self._waiting.add(tell)
+        self.pulse.start()
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Nobody waits there any more."""
+        self._waiting.discard(tell)
 
 
 async def absorbed(future: asyncio.Future[None]) -> asyncio.CancelledError | None:
@@ -116,7 +127,7 @@ class Call(Generic[T]):
         self._context = contextvars.copy_context()
         self._scope = trio.CancelScope()
         self._error: BaseException | None = trio.ClosedResourceError("the client that this belongs to is closed")
-        mailbox.waiting.add(self._end)
+        mailbox.expect(self._end)
         if mailbox.over or not thread.soon(self._start):
             self._end()
 
@@ -187,6 +198,6 @@ class Call(Generic[T]):
     # -- In the loop -------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        self._mailbox.waiting.discard(self._end)
+        self._mailbox.forget(self._end)
         if not self.done.done():
             self.done.set_result(None)

@@ -105,7 +105,7 @@ class Feed(Generic[T]):
     async def _wait(self) -> None:
         cursor, log, waiter = self._cursor, self._log, self._mailbox.loop.create_future()
         self._waiters.append(waiter)
-        self._mailbox.waiting.add(self._wake)
+        self._mailbox.expect(self._wake)
         cursor.waiting += 1
         try:
             self._make_room()
@@ -119,7 +119,7 @@ class Feed(Generic[T]):
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             if not self._waiters:
-                self._mailbox.waiting.discard(self._wake)
+                self._mailbox.forget(self._wake)
 
     def _ring(self) -> None:
         """In trio: something was published."""

@@ -34,7 +34,7 @@ class TrioThread:
     Args:
         client: what to close at the end; it may come later.
         deserted: whether the loop is closed, so that nobody can be there any more.
-        instrument: watches the trio.
+        instruments: they watch the trio.
         begun: called in the thread when it can be spoken to.
         ended: called in the thread as its last act.
 
@@ -49,7 +49,7 @@ class TrioThread:
         self,
         client: Client | None,
         *,
-        instrument: trio.abc.Instrument,
+        instruments: tuple[trio.abc.Instrument, ...],
         deserted: Callable[[], bool],
         begun: Callable[[], None],
         ended: Callable[[], None],
@@ -57,7 +57,7 @@ class TrioThread:
         self.client = client
         self.orphaned: bool = False
         self.ident: int | None = None
-        self._instrument = instrument
+        self._instruments = instruments
         self._deserted = deserted
         self._begun = begun
         self._ended = ended
@@ -105,7 +105,7 @@ class TrioThread:
     def _run(self) -> None:
         self.ident = threading.get_ident()
         try:
-            trio.run(self._main, instruments=[self._instrument])
+            trio.run(self._main, instruments=self._instruments)
         except Exception:
             log.exception("the trio of an asyncio client crashed; this is a bug in trioprov")
         finally:
