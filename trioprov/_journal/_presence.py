@@ -94,6 +94,8 @@ def _lock(fd: int, byte: int, *, release: bool = False) -> bool:
 
 def _forget_parent() -> None:
     """In a forked child: what is locked is the parent's, and must not outlive it here."""
+    global _presences_lock
+    _presences_lock = threading.Lock()  # another thread, which is not here, may have held it
     for (_, path), presence in _presences.items():
         presence.close()
         _inherited.add(path)
