@@ -455,7 +455,7 @@ for _cls in (H2o, OpenAssistant, AllenAI):
                 fault=Fault(on="prompter" if _cls is OpenAssistant else _on, drop=True),
                 says="the server closed the connection: the server disconnected without an answer",
             ),
-            Row(cls=_cls, error=ConnectionFailed, change=nobody_there, says="all attempts to connect to 127.0.0.1:"),
+            Row(cls=_cls, error=ConnectionFailed, change=nobody_there, says="Connection refused"),
             Row(
                 cls=_cls,
                 error=FirstTokenTimeout,

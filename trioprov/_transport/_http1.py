@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias, cast
 
@@ -125,7 +125,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         except trio.TooSlowError as exc:
             raise httpx.ConnectTimeout(f"no connection within {limit} s") from exc
         except OSError as exc:
-            raise httpx.ConnectError(str(exc) or type(exc).__name__) from exc
+            raise httpx.ConnectError(_why(exc, host, port)) from exc
 
 
 class Answer(httpx.AsyncByteStream):
@@ -210,6 +210,16 @@ class Answer(httpx.AsyncByteStream):
 
 def _nobody(sent: bool) -> None:
     """Whom it is told, when nobody asked to be."""
+
+
+def _why(exc: OSError, host: str, port: int) -> str:
+    """What to tell a user: where to, and what the system or TLS said, which trio keeps as the cause."""
+    cause: object = exc.__cause__
+    tries: Sequence[BaseException] = [exc]
+    if isinstance(cause, BaseExceptionGroup):
+        tries = cast("BaseExceptionGroup[BaseException]", cause).exceptions
+    said = {str(getattr(one, "strerror", None) or one) or type(one).__name__ for one in tries}
+    return f"{host}, port {port}: {'; '.join(sorted(said))}"
 
 
 def _as_httpx(exc: Exception) -> httpx.TransportError:
