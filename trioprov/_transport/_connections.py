@@ -65,7 +65,8 @@ class Exchange:
         """Close a connection whose TLS handshake was cancelled, which httpcore leaves to the collector."""
         stream, self._handshaking = self._handshaking, None
         if stream is not None:
-            await stream.aclose()
+            with trio.CancelScope(shield=True, relative_deadline=1.0):
+                await stream.aclose()
 
 
 class Transport:
@@ -155,7 +156,7 @@ class Transport:
         self, client: httpx.AsyncClient, provider: Provider, request: Request, exchange: Exchange
     ) -> httpx.Response:
         with translated():
-            message = built(client, provider, request)
+            message = built(provider, request)
             message.extensions |= {TELL: exchange.tell, "trace": exchange.trace}
             # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
             exchange.sent = self._foreign
@@ -168,8 +169,7 @@ class Transport:
                 exchange.sent = exchange.sent or not exchange.told
                 raise
             finally:
-                with trio.CancelScope(shield=True, relative_deadline=1.0):
-                    await exchange.drop_handshake()
+                await exchange.drop_handshake()
             exchange.sent = True
             return response
 

@@ -53,10 +53,10 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         if url.scheme not in _PORTS:
             raise httpx.UnsupportedProtocol(f"there is no way to speak {url.scheme!r}")
         origin = (url.scheme, url.raw_host.decode("ascii").strip("[]"), url.port or _PORTS[url.scheme])
-        stream = cast("httpx.AsyncByteStream", request.stream)
-        body = b"".join([part async for part in stream])
         try:
-            data = request_bytes(request.method.encode("ascii"), url.raw_path, request.headers.raw, body)
+            data = request_bytes(
+                request.method.encode("ascii"), url.raw_path, request.headers.raw, await request.aread()
+            )
         except (BadRequest, UnicodeError) as exc:
             raise httpx.LocalProtocolError(str(exc)) from exc
         wire = self._reused(origin) or await self._connected(origin, request)

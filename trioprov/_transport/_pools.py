@@ -8,7 +8,6 @@ what cleans up gets those that no stream uses.
 from __future__ import annotations
 
 import functools
-import http.cookiejar
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -28,8 +27,23 @@ _TIMEOUT = httpx.Timeout(None, connect=30.0)
 # How many requests and streams one pool of httpx's carries at once.
 _USERS = 32
 
-# Takes no cookie from anybody: cookies belong to conversations, and a client serves many.
-_NO_COOKIES = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+
+class _NoCookies(httpx.Cookies):
+    """Takes no cookie from anybody: cookies belong to conversations, and a client serves many."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Not even look for them, which costs more than to send the request."""
+
+
+class _Client(httpx.AsyncClient):
+    """An httpx client without cookies."""
+
+    @property
+    def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets them
+        return _NO_COOKIES
+
+
+_NO_COOKIES = _NoCookies()
 
 
 class _Pool:
@@ -104,19 +118,15 @@ class Pools:
     def _client(
         self, transport: httpx.AsyncBaseTransport | None, proxy: str | None = None, secure: bool = False
     ) -> httpx.AsyncClient:
-        client = httpx.AsyncClient(
+        return _Client(
             transport=transport,
             verify=self._context(secure) if transport is None else False,
             trust_env=self._trust_env,
             proxy=self._proxy(proxy),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE),
             timeout=_TIMEOUT,
-            cookies=_NO_COOKIES,
             follow_redirects=False,
         )
-        for name in ("user-agent", "accept"):
-            client.headers.pop(name, None)
-        return client
 
     def _proxy(self, url: str | None) -> str | httpx.Proxy | None:
         """A proxy that is spoken to by TLS is verified as any server is."""
