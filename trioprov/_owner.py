@@ -88,6 +88,7 @@ class Owner(Tenant):
         self._one_turn = one_turn
         self._stopping = False
         self._shield = trio.CancelScope(shield=True)
+        self._watch = trio.CancelScope()
         self._changed = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -138,7 +139,7 @@ class Owner(Tenant):
     def keep(self) -> None:
         """Do not delete the conversation, nor let a sweeper."""
         self.debt.keep()
-        self._poke()
+        self._watch.cancel()
 
     def forecast(self) -> CleanupReport:
         """The report; or what it would be if the owner gave up now."""
@@ -164,6 +165,7 @@ class Owner(Tenant):
         if self._turn is not None and self._turn.over and self._line.draining:
             self._turn.ended.set()  # the service cannot be told to stop, so there is nothing to wait for
         self._line.break_off()
+        self._watch.deadline = self._due
         self._changed.unpark_all()
 
     @property
@@ -190,19 +192,23 @@ class Owner(Tenant):
         """Hear cancellations, and watch the clock of whichever turn is open."""
         try:
             while True:
-                turn = self._next or self._turn
-                due = math.inf
-                if turn is not None and not self._gated and turn.transcript.finish is None:
-                    due, kind = turn.transcript.due()
-                    if due <= trio.current_time():
-                        turn.transcript.fail(late(turn.transcript, kind))
-                        continue
-                with trio.CancelScope(deadline=due):
-                    await self._changed.park()
                 if self.debt.stale:
                     await self.debt.record()
+                if self._due <= trio.current_time() and (turn := self._next or self._turn) is not None:
+                    turn.transcript.fail(late(turn.transcript, turn.transcript.due()[1]))
+                # Who pokes moves the deadline; waking a task at each poke would cost as much as all else about it.
+                with trio.CancelScope(deadline=self._due) as self._watch:
+                    await trio.sleep_forever()
         finally:
             self.close()
+
+    @property
+    def _due(self) -> float:
+        """When, on trio's clock, the turn that is open will be late."""
+        turn = self._next or self._turn
+        if turn is None or self._gated or turn.transcript.finish is not None:
+            return math.inf
+        return turn.transcript.due()[0]
 
     async def _live(self) -> None:
         try:
@@ -229,6 +235,7 @@ class Owner(Tenant):
             self._gated = False
             if self._next is not None:
                 self._next.transcript.begin()
+                self._poke()
             elif self._one_turn:
                 return
             await self._open()

@@ -144,7 +144,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         self._turn: Turn | None = None
 
     async def __aenter__(self) -> Reply:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         session, owner = self._session, self._session._owner  # pyright: ignore[reportPrivateUsage]
         if owner.closing:
             raise trio.ClosedResourceError("this session is closed")
@@ -152,6 +152,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
             raise trio.BusyResourceError("another reply of this session is open")
         session._asking = True  # pyright: ignore[reportPrivateUsage]
         reply, self._turn = asked(session, owner, self._messages, self._options, self._deadlines)
+        await trio.lowlevel.cancel_shielded_checkpoint()  # the other half of a checkpoint, in which the owner begins
         return reply
 
     async def __aexit__(
