@@ -99,6 +99,7 @@ async def pump(response: httpx.Response, receive: Callable[[bytes], Awaitable[bo
         return
     try:
         decoded = _decoder(response.headers.get("content-encoding", ""))
+        del response
         while data := await answer.receive():
             if not await receive(decoded(data)):
                 return

@@ -142,11 +142,13 @@ class Transport:
         receive: Callable[[bytes], Awaitable[bool]],
     ) -> Response | None:
         response = await self._start(client, provider, request, exchange)
-        if response.is_success:
-            with translated(in_body=True):
-                await pump(response, receive)
-            return None
-        return await whole(response)
+        if not response.is_success:
+            return await whole(response)
+        pumping = pump(response, receive)
+        del response  # with the request it is an eighth of what a stream holds, and is not needed as long as that lives
+        with translated(in_body=True):
+            await pumping
+        return None
 
     async def aclose(self) -> None:
         """Close every connection; those of a transport that was given to us too, as httpx does."""
