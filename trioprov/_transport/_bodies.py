@@ -31,7 +31,7 @@ _address = functools.lru_cache(maxsize=256)(httpx.URL)
 
 def built(provider: Provider, request: Request) -> httpx.Request:
     """The request as httpx has it. Not made by a client, which has defaults to merge with it, and ours have none."""
-    headers = {"accept-encoding": "identity", **request.headers}
+    headers = {"accept-encoding": "identity", "connection": "keep-alive", **request.headers}
     content = None
     if request.form is not None:
         content = urlencode(request.form).encode("ascii")
