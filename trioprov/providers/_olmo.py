@@ -35,6 +35,16 @@ class _Line(msgspec.Struct, gc=False):
     children: Any = msgspec.UNSET
 
 
+class _Chunk(msgspec.Struct, gc=False):
+    """What nearly every line is; any other has something else in one of these places."""
+
+    content: str
+    error: None = None
+    type: None = None
+    id: None = None
+    children: None = None
+
+
 class OlmoDecoder(Decoder):
     """The lines of one answer: a tree, chunks, perhaps an error, and the tree again, which ends it.
 
@@ -44,17 +54,15 @@ class OlmoDecoder(Decoder):
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(conversation)
-        self._lines = NDJSONValues(_Line)
+        self._lines = NDJSONValues[_Line | _Chunk](_Line, plain=_Chunk)
         self._begun = False
         self._failure: ProviderError | None = None
         self._too_long = False
 
     def decode(self, data: bytes, events: list[Event]) -> None:
-        unset = msgspec.UNSET
         for line in self._lines.receive_data(data):
-            # Nearly all lines are chunks. These are dealt with here, without a call.
-            if line.children is unset and line.id is unset and line.type is unset and line.error is None:
-                if isinstance(line.content, str) and line.content:
+            if isinstance(line, _Chunk):
+                if line.content:
                     events.append(line.content)
             elif self._line(line, events):
                 return
@@ -65,7 +73,7 @@ class OlmoDecoder(Decoder):
         except RemoteProtocolError:
             rest = []  # a line without its end was cut
         for line in rest:
-            if self._line(line, events):
+            if isinstance(line, _Line) and self._line(line, events):
                 return
         if self._failure is not None or self._too_long:
             # The server told why before the stream was cut.

@@ -24,8 +24,8 @@ _SHORT = 4096
 
 
 class _Values(ABC, Generic[T]):
-    def __init__(self, type_: type[T]) -> None:
-        self._decode = decoder_of(type_).decode
+    def __init__(self, type_: type[T], plain: type[T] | None = None) -> None:
+        self._decode = decoder_of(plain or type_).decode
         self._read = reader(type_)
         # The event that has begun stands either here, or, once `_inside`, in the decoder that goes by the letter.
         self._held = b""
@@ -117,10 +117,11 @@ class NDJSONValues(_Values[T]):
 
     Args:
         type_: what the texts are, as for `reader`.
+        plain: what nearly all of them are, and cheaper to read; a block with one that is not is read as ``type_``.
     """
 
-    def __init__(self, type_: type[T]) -> None:
-        super().__init__(type_)
+    def __init__(self, type_: type[T], plain: type[T] | None = None) -> None:
+        super().__init__(type_, plain)
         self._lines = NDJSONDecoder()
 
     def receive_eof(self) -> Iterable[T]:
