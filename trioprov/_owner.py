@@ -206,9 +206,7 @@ class Owner(Tenant):
     def _due(self) -> float:
         """When, on trio's clock, the turn that is open will be late."""
         turn = self._next or self._turn
-        if turn is None or self._gated or turn.transcript.finish is not None:
-            return math.inf
-        return turn.transcript.due()[0]
+        return math.inf if turn is None or self._gated else turn.transcript.due()[0]
 
     async def _live(self) -> None:
         try:

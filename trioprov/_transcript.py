@@ -248,6 +248,8 @@ class Transcript:
         limits = self.deadlines
         due: float = math.inf
         kind: type[DeadlineExceeded] = TotalTimeout
+        if self.finish is not None:
+            return due, kind
         if limits.total is not None:
             due = self.asked_at + limits.total
         if self._held_since is None:

@@ -62,7 +62,6 @@ class Pools:
         self._verify = verify
         self._trust_env = trust_env
         self._pools: dict[tuple[str | None, bool, bool], list[_Pool]] = {}
-        self._proxies = getproxies() if trust_env else {}
         self._own: httpx.AsyncClient | None = None
 
     @contextmanager
@@ -105,6 +104,11 @@ class Pools:
         own, self._own = self._own, None
         if own is not None:
             await own.aclose()
+
+    @functools.cached_property
+    def _proxies(self) -> dict[str, str]:
+        # It looks at every variable there is; a session that says nothing need not.
+        return getproxies() if self._trust_env else {}
 
     def may_be_proxied(self, url: str) -> bool:
         """Whether the environment may want a proxy for it, as httpx reads it; if in doubt, httpx is to decide."""
