@@ -252,6 +252,16 @@ async def test_the_clock_of_a_lane_stands_still_while_it_waits_for_its_turn(serv
         assert_no_orphans(emulator)
 
 
+async def test_a_lane_that_had_to_wait_for_its_turn_can_be_late() -> None:
+    async with open_emulator(H2o, first_delay=60) as emulator:
+        with trio.fail_after(10):
+            answers = await trioprov.gather(
+                QUESTION, [emulator.provider] * 2, max_concurrent=1, deadlines=Deadlines(first_token=0.2)
+            )
+        assert [type(answer.error) for answer in answers] == [trioprov.FirstTokenTimeout] * 2
+        assert_no_orphans(emulator)
+
+
 async def test_lanes_that_wait_for_their_turn_can_be_closed_and_cancelled() -> None:
     async with open_emulator(AllenAI, forever=True, token_delay=0.005) as emulator:
         async with trioprov.fan_out(QUESTION, [emulator.provider] * 4, max_concurrent=1) as fan:
