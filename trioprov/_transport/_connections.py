@@ -171,7 +171,7 @@ class Transport:
                 exchange.sent = exchange.sent or not exchange.told
                 raise
             finally:
-                await exchange.drop_handshake()
+                await exchange.drop_handshake()  # noqa: ASYNC102 - it shields itself
             exchange.sent = True
             return response
 
