@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import email.utils
 import math
@@ -268,3 +269,47 @@ async def test_who_leaves_while_waiting_for_the_account_holds_nobody_up() -> Non
                 answers = await fan.wait()
         assert [answer.finish_reason for answer in answers] == ["stop", "interrupted", "stop"]
     assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("stalls", ["assistant", "events"])
+@pytest.mark.parametrize("left", ["stopped", "late"])
+async def test_an_unwanted_answer_that_never_comes_does_not_keep_the_account(left: str, stalls: str) -> None:
+    how: dict[str, Any] = {"hang": True} if stalls == "assistant" else {"stall_after": 0}
+    async with open_emulator(OpenAssistant, worker_wait=0.1, faults=[Fault(on=stalls, **how)]) as emulator:
+        async with (
+            trioprov.open_client(cleanup_timeout=1) as client,
+            trioprov.open_session(emulator.provider, client=client) as session,
+        ):
+            async with session.ask(QUESTION, deadlines=Deadlines(first_token=0.3)) as reply:
+                if left == "stopped":
+                    await trio.sleep(0.2)
+                else:
+                    with pytest.raises(trioprov.FirstTokenTimeout):
+                        await reply.wait()
+            # The session stays open, and the server still owes it the answer.
+            with trio.fail_after(10):
+                answer = await trioprov.ask(QUESTION, emulator.provider, client=client)
+            assert answer.finish_reason == "stop"
+        assert_no_orphans(emulator)
+
+
+async def test_two_accounts_do_not_wait_for_each_other() -> None:
+    async with open_emulator(OpenAssistant, accounts=["a", "b"], first_delay=1.0) as emulator:
+        (cookie,) = emulator.provider.cookies
+        providers = [dataclasses.replace(emulator.provider, cookies={cookie: account}) for account in "ab"]
+        async with trioprov.open_client() as client, trioprov.fan_out(QUESTION, providers, client=client) as fan:
+            with trio.fail_after(10):
+                while sum(request.step == "assistant" for request in emulator.requests) < 2:
+                    assert not any(lane.tokens for lane in fan.lanes)
+                    await trio.sleep(0.01)
+        assert_no_orphans(emulator)
+
+
+async def test_a_place_in_the_queue_may_fall_again_in_the_next_try() -> None:
+    places = range(8, 0, -1)
+    async with open_emulator(
+        OpenAssistant, pending=places, pending_interval=0.1, error_event="Timeout", error_after=0
+    ) as emulator:
+        with pytest.raises(trioprov.Overloaded):  # and not FirstTokenTimeout
+            await answered(emulator.provider, Retry(attempts=2, delay=0.01), deadlines=Deadlines(first_token=0.6))
+        assert_no_orphans(emulator)

@@ -153,6 +153,10 @@ class Line:
             self.account_free()
             raise Unwanted
 
+    def account_due(self, ended_at: float | None) -> float:
+        """When, on trio's clock, nobody waits any more for us and an answer that is not wanted since ``ended_at``."""
+        return math.inf if ended_at is None or self._ticket is None else ended_at + self._client.cleanup_timeout
+
     def account_free(self) -> None:
         """Let the next one ask; idempotent, not a checkpoint."""
         if self._queue is not None and self._ticket is not None:

@@ -10,12 +10,9 @@ and calls `close`. So there is no checkpoint at which a cancellation could part 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
-import os
-import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
@@ -30,7 +27,7 @@ from ._debt import Debt
 from ._errors import JournalError, TrioprovError, another
 from ._line import Line, Unwanted
 from ._outcomes import CleanupReport
-from ._turn import Turn, late, new_id
+from ._turn import Turn, late, new_id, process
 from .providers import Provider
 
 T = TypeVar("T")
@@ -194,8 +191,11 @@ class Owner(Tenant):
             while True:
                 if self.debt.stale:
                     await self.debt.record()
-                if self._due <= trio.current_time() and (turn := self._next or self._turn) is not None:
+                now = trio.current_time()
+                if self._turn_due <= now and (turn := self._next or self._turn) is not None:
                     turn.transcript.fail(late(turn.transcript, turn.transcript.due()[1]))
+                if self._account_due <= now:
+                    self._line.account_free()  # a server that stalls must not keep all others of the account waiting
                 # Who pokes moves the deadline; waking a task at each poke would cost as much as all else about it.
                 with trio.CancelScope(deadline=self._due) as self._watch:
                     await trio.sleep_forever()
@@ -204,9 +204,19 @@ class Owner(Tenant):
 
     @property
     def _due(self) -> float:
-        """When, on trio's clock, the turn that is open will be late."""
+        """When, on trio's clock, there is something to do about it."""
+        return min(self._turn_due, self._account_due)
+
+    @property
+    def _turn_due(self) -> float:
+        """When the turn that is open will be late."""
         turn = self._next or self._turn
         return math.inf if turn is None or self._gated else turn.transcript.due()[0]
+
+    @property
+    def _account_due(self) -> float:
+        """When nobody waits any more for us and an answer that is not wanted."""
+        return math.inf if self._turn is None else self._line.account_due(self._turn.transcript.ended_at)
 
     async def _live(self) -> None:
         try:
@@ -338,13 +348,3 @@ class Owner(Tenant):
                 cleaned(exc, self.provider, self.debt.conversation)
                 log.info("%s: the server was not told to stop: %s", self.provider.name, exc)
         self._stopping = False
-
-
-@functools.cache
-def _process(pid: int) -> str:
-    return f"{pid}-{uuid.uuid4().hex}"
-
-
-def process() -> str:
-    """A name for this process that no other has, not even one with the same pid after it."""
-    return _process(os.getpid())

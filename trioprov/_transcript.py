@@ -172,6 +172,10 @@ class Transcript:
             self._held_since = None
             self.changed()
 
+    def leave_queue(self) -> None:
+        """The next place in a queue is the first one of another try, from which it may fall again."""
+        self._position = math.inf
+
     def _tail(self, content: Sequence[Event], server_text: str) -> list[Event]:
         """What the service's own final text has beyond the tokens, if it begins with them."""
         more = [event for event in content if isinstance(event, str)]

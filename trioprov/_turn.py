@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,6 +57,7 @@ class Turn:
         """
         if self._attempts:
             self.ended = trio.Event()
+            self.transcript.leave_queue()
         self._attempts += 1
         self.pause = None
         self._failure = None
@@ -165,3 +168,13 @@ def late(transcript: Transcript, kind: type[DeadlineExceeded]) -> TrioprovError:
 def new_id() -> str:
     """A fresh random UUID."""
     return str(uuid.uuid4())
+
+
+@functools.cache
+def _process(pid: int) -> str:
+    return f"{pid}-{uuid.uuid4().hex}"
+
+
+def process() -> str:
+    """A name for this process that no other has, not even one with the same pid after it."""
+    return _process(os.getpid())
