@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import trioprov
 from trioprov import AllenAI, Deadlines, Finish, H2o, OpenAssistant
@@ -106,6 +107,29 @@ async def test_leaving_open_reply_at_once_leaves_nothing(service: type[Provider]
         async with trioprov.open_reply(QUESTION, emulator.provider) as reply:
             pass
         assert reply.finish == Finish("interrupted")
+        assert_no_orphans(emulator)
+
+
+async def test_a_reply_that_is_open_takes_no_other_question_and_keeps_its_deadlines(service: type[Provider]) -> None:
+    async with open_emulator(service, first_delay=1.0) as emulator:
+        deadlines = Deadlines(first_token=0.3)
+        with trio.fail_after(10):
+            async with trioprov.open_reply(QUESTION, emulator.provider, deadlines=deadlines) as reply:
+                with pytest.raises(trio.BusyResourceError):
+                    async with reply.session.ask("And at night?"):
+                        raise AssertionError
+                with pytest.raises(trioprov.FirstTokenTimeout):
+                    await reply.wait()
+        assert_no_orphans(emulator)
+
+
+async def test_after_a_reply_that_was_stopped_before_it_began_the_session_can_be_asked(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_reply(QUESTION, emulator.provider) as reply:
+            reply.stop()
+            await trio.testing.wait_all_tasks_blocked()
+            async with reply.session.ask("And at night?") as second:
+                assert (await second.wait()).finish_reason == "stop"
         assert_no_orphans(emulator)
 
 

@@ -199,6 +199,26 @@ async def test_a_value_that_one_provider_refuses_is_that_lanes_failure() -> None
         assert servers.all[0].requests == ()
 
 
+async def test_a_lane_takes_no_other_question_before_its_own_is_answered() -> None:
+    async with Servers((H2o, {"first_delay": 0.3}), (H2o, {})) as servers:
+        race = trioprov.race(QUESTION, servers.providers, stagger=0.2)
+        later = race.lanes[1].reply.session
+
+        async def ask_too_early() -> None:
+            with pytest.raises(trio.BusyResourceError):
+                async with later.ask("And at night?"):
+                    raise AssertionError
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_too_early)
+            with trio.fail_after(5):
+                async with race as reply:
+                    assert reply.session is later
+                    await reply.wait()
+                    async with later.ask("And at night?") as second:
+                        assert (await second.wait()).finish_reason == "stop"
+
+
 async def test_a_deadline_that_passes_brings_the_next_lane_forward() -> None:
     async with Servers(slow(), (H2o, {})) as servers:
         deadlines = Deadlines(first_token=0.3)

@@ -55,7 +55,7 @@ class Lane:
         self._rejected: Exception | None = None
         self._started = False
         self._turn = Turn(self._transcript, messages, {} if isinstance(options, Exception) else options)
-        self.reply: Reply = Reply(provider, Session(self._owner), self._transcript)
+        self.reply: Reply = Reply(provider, Session(self._owner, self._transcript), self._transcript)
 
     @property
     def error(self) -> Exception | None:

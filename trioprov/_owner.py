@@ -129,9 +129,7 @@ class Owner(Tenant):
     def never(self) -> None:
         """It will not be run: nothing was sent and nothing is owed."""
         self._ended_at = trio.current_time()
-        self.debt.report = CleanupReport(outcome="nothing_owed")
-        self.opened.set()
-        self.done.set()
+        self._end()
 
     def keep(self) -> None:
         """Do not delete the conversation, nor let a sweeper."""
@@ -316,10 +314,13 @@ class Owner(Tenant):
 
     async def _next_turn(self) -> Turn | None:
         while not self.closing and self.failure is None:
-            if self._next is not None:
+            if self._next is None:
+                await self._changed.park()
+            elif not self.opened.is_set():
+                await self._open()  # nothing was, since the question before was given up at once
+            else:
                 self._turn, self._next = self._next, None
                 return self._turn
-            await self._changed.park()
         return None
 
     async def _answer(self, turn: Turn) -> None:

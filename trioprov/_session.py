@@ -34,9 +34,10 @@ class Session:
         provider: who it is with.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, first: Transcript | None = None) -> None:
         self.provider: Provider = owner.provider
         self._owner = owner
+        self._first = first  # where the answer goes to a question that was there before the session
         self._asking = False
         self._told = False
         token = trio.lowlevel.current_trio_token()
@@ -109,6 +110,9 @@ class Session:
         if (failure := self._failure()) is not None:
             raise failure
 
+    def _busy(self) -> bool:
+        return self._asking or (self._first is not None and self._first.finish is None)
+
     def _failure(self) -> CleanupFailed | None:
         """What has to be said about the cleanup, once."""
         report = self.cleanup or self._owner.forecast()
@@ -148,7 +152,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         session, owner = self._session, self._session._owner  # pyright: ignore[reportPrivateUsage]
         if owner.closing:
             raise trio.ClosedResourceError("this session is closed")
-        if session._asking:  # pyright: ignore[reportPrivateUsage]
+        if session._busy():  # pyright: ignore[reportPrivateUsage]
             raise trio.BusyResourceError("another reply of this session is open")
         session._asking = True  # pyright: ignore[reportPrivateUsage]
         reply, self._turn = asked(session, owner, self._messages, self._options, self._deadlines)
