@@ -142,6 +142,20 @@ async def test_what_a_predicate_raises_comes_out_bare_and_ends_every_lane(error:
                 pass
 
 
+@pytest.mark.parametrize("how", ["stop", "close"])
+async def test_a_predicate_may_end_the_reply_with_which_it_is_content(how: str) -> None:
+    def enough(reply: Reply) -> bool:
+        if len(reply.text) > 10:
+            (reply.stop if how == "stop" else reply.session.close)()
+        return len(reply.text) > 10
+
+    async with Servers((H2o, {"token_delay": 0.002}), slow()) as servers:
+        async with trioprov.race(QUESTION, servers.providers, until=enough) as reply:
+            assert (await reply.wait()).finish_reason == "interrupted"
+            assert len(reply.text) > 10
+        assert [lane.error for lane in reply.lanes] == [None, None]
+
+
 async def test_an_answer_without_content_wins_nothing() -> None:
     async with Servers((H2o, {"tokens": [" "]}), (H2o, {"first_delay": 0.2})) as servers:
         async with trioprov.race(QUESTION, servers.providers, until="finished") as reply:

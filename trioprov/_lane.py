@@ -112,8 +112,8 @@ class Lane:
             self._transcript.stop()
             self._owner.never()
 
-    def reject(self, error: Exception) -> None:
-        """Its reply ended well, but is not what was asked for."""
+    def reject(self, error: Exception | None) -> None:
+        """Its reply ended well, but is not what was asked for; `None`: it is, after all."""
         self._rejected = error
 
     async def aclose(self) -> None:

@@ -126,6 +126,7 @@ class _Contest:
             if not won:
                 return
             self.winner = self.lanes[index]
+            self.winner.reject(None)  # a predicate may have ended the reply before it said yes
         self.give_up()
 
     def give_up(self) -> None:
