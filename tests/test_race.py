@@ -5,7 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import math
-from contextlib import AsyncExitStack
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -357,6 +361,77 @@ async def test_a_race_that_is_cancelled_before_it_is_won_leaves_nothing(private:
             for emulator in servers.all:
                 assert_no_orphans(emulator)
         await gone(*servers.all)
+
+
+class RawServer:
+    """A chat-ui that is none: it speaks over a bare socket, and its answers are what ``says`` does with it."""
+
+    def __init__(self, says: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+        self.alive = 0
+        self._says = says
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
+            if length := re.search(rb"content-length: (\d+)", head.lower()):
+                while len(body) < int(length[1]):
+                    body += await stream.receive_some()
+            if head.startswith(b"POST /conversation/") and b"stop-generating" not in head:
+                await self._says(stream)
+            else:
+                self.alive += head.startswith(b"POST /conversation ") - head.startswith(b"DELETE")
+                answer = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 22\r\n\r\n{"conversationId":"c"}'
+                await stream.send_all(answer)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+def saying(data: bytes, *, again: bytes = b"", reset: bool = False, close: bool = True) -> RawServer:
+    async def says(stream: trio.SocketStream) -> None:
+        await stream.send_all(data)
+        while again:
+            await stream.send_all(again)
+            await trio.sleep(0.005)
+        if reset:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif not close:
+            await trio.sleep_forever()
+
+    return RawServer(says)
+
+
+@pytest.mark.parametrize("until", ["first_token", "finished"])
+@pytest.mark.parametrize("private", [True, False])
+async def test_whatever_else_the_servers_do_the_one_that_answers_wins(until: Any, private: bool) -> None:
+    token, end = b'data:{"token":{"text":"Hi"}}\n\n', b'data:{"token":{"text":"!"},"generated_text":"Hi!"}\n\n'
+    bad = [
+        saying(OK, close=False),
+        saying(OK, again=b":\n\n"),
+        saying(OK + token[:12], close=False),
+        saying(OK + token[:12]),
+        saying(OK + b"data:{nope\n\n"),
+        saying(OK, reset=True),
+        saying(b"220 ready\r\n\r\n"),
+        saying(b"", close=False),
+    ]
+    servers = [*bad, saying(OK + token + end + end + token, close=False)]
+    async with trioprov.open_client() as client, trio.open_nursery() as nursery:
+        providers: list[Provider] = []
+        for server in servers:
+            listen = functools.partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1")
+            (listener,) = await nursery.start(listen)
+            providers.append(H2o(model="any", base_url=f"http://127.0.0.1:{listener.socket.getsockname()[1]}"))
+        with trio.fail_after(10):
+            async with trioprov.race(QUESTION, providers, until=until, client=None if private else client) as reply:
+                assert reply.provider is providers[-1]
+                assert [token async for token in reply] == ["Hi", "!"]
+            assert all(lane.reply.finish is not None for lane in reply.lanes)
+            client.close()
+            while client.tenants:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert [server.alive for server in servers] == [0] * len(servers)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_winner_that_is_dropped_and_its_losers_are_collected() -> None:
