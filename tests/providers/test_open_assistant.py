@@ -141,6 +141,12 @@ class TestAsk:
         with pytest.raises(ConversationLost, match="open a new session"):
             drive(ask(prompted, "Something else"))
 
+    def test_a_prompt_whose_id_was_lost_cannot_be_answered(self, drive: Any) -> None:
+        """The answer to it never arrived, so that it is sent again, into a chat that holds it already."""
+        refused = Response(status=400, body=b'{"message": "Trying to add first message to non-empty chat"}')
+        with pytest.raises(ConversationLost, match="open a new session"):
+            drive(ask(CHAT), refused)
+
     def test_another_prompt_after_an_unanswered_later_one_can(self, drive: Any) -> None:
         before = CHAT.replace(started=True, parent="a0", unanswered="p0", unanswered_prompt="x")
         driven = drive(ask(before, "Something else"), PROMPTED, ANSWERING)

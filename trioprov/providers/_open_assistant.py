@@ -206,7 +206,12 @@ class OpenAssistant(Provider):
         if response.status == 500 and (yield from self._gone(conversation)):
             raise ConversationLost("the chat does not exist any more", status=500)
         if not response.ok:
-            raise self.refusal(response)
+            error = self.refusal(response)
+            if response.status == 400 and "non-empty chat" in error.message:
+                raise ConversationLost(
+                    "the chat holds a prompt whose id was lost with the server's answer; open a new session", status=400
+                )
+            raise error
         return conversation.replace(unanswered=response.id(), unanswered_prompt=digest)
 
     def _previous_answer(self, conversation: Conversation) -> Steps[Conversation]:
