@@ -231,8 +231,8 @@ class Transcript:
         if self.finish is None:
             if isinstance(finish.error, TrioprovError):
                 finish.error.partial = self.text
+            self.ended_at = trio.current_time()  # another thread may look: what has a `finish` also has this
             self.finish = finish
-            self.ended_at = trio.current_time()
             self.log.close(finish)
             self.finished.set()
             self.changed()

@@ -139,9 +139,8 @@ class Broadcast(Generic[T]):
             self._sound()
 
     def _sound(self) -> None:
-        alarms, self.alarms = self.alarms, []
-        for alarm in alarms:
-            alarm()
+        while self.alarms:  # one by one, since a reader in another thread may be adding one
+            self.alarms.pop()()
 
     # -- The readers' side -------------------------------------------------------------------------------------------
 
