@@ -57,12 +57,20 @@ class Bridge(World):
         weakref.finalize(self, self._thread.stop).atexit = False
 
     async def __aenter__(self) -> Bridge:
+        begun = partial(_set, self._begun)
+        self._mailbox.expect(begun)  # it may end without having begun
         await anext(self._watch)
-        self._thread.start()
-        pierced = await absorbed(self._begun)
-        if pierced is not None:
+        try:
+            self._thread.start()
+        except BaseException:
+            await self._end()  # noqa: ASYNC102 - nothing interrupts it, and there is no thread to wait for
+            raise
+        pierced = await absorbed(self._mailbox, self._begun)
+        self._mailbox.forget(begun)
+        failure = pierced or self._thread.failure
+        if failure is not None:
             await self._end()
-            raise pierced
+            raise failure
         return self
 
     async def __aexit__(
@@ -166,7 +174,7 @@ class Bridge(World):
 
     async def ended(self, transcript: Transcript) -> None:
         self._thread.check()
-        if not transcript.log.closed:
+        if not transcript.finished.is_set():  # which is the last to be set
             await self.run(transcript.finished.wait)
 
     def _is_here(self) -> bool:
@@ -198,7 +206,7 @@ async def _ended(mailbox: Mailbox, thread: TrioThread) -> asyncio.CancelledError
     mailbox.expect(partial(_set, over))
     if mailbox.over or thread.orphaned:
         _set(over)
-    pierced = await absorbed(over)
+    pierced = await absorbed(mailbox, over)
     if not thread.orphaned:
         thread.join()
     return pierced

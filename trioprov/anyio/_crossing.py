@@ -26,6 +26,10 @@ T = TypeVar("T")
 # How long trio may be at work before what it has for the loop is handed over all the same, in seconds.
 _PATIENCE = 0.001
 
+# How often whoever must not be forgotten looks for mail, in seconds: Ctrl-C may come in the instant in which the loop
+# begins to deliver it, and then nobody does.
+_LOOK = 0.5
+
 
 class Mailbox(trio.abc.Instrument):
     """What trio has for the loop: collected while trio is at work, and handed over when it would wait.
@@ -67,16 +71,22 @@ class Mailbox(trio.abc.Instrument):
     def _hand_over(self) -> None:
         self._called = True
         try:
-            self.loop.call_soon_threadsafe(self._deliver)
+            self.loop.call_soon_threadsafe(self.deliver)
         except RuntimeError:  # the loop is closed, and the thread will notice that
             self._ready.clear()
 
     # -- In the loop -------------------------------------------------------------------------------------------------
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Do what was posted."""
         self._called = False
-        while self._ready:
-            self._ready.popleft()()
+        try:
+            while self._ready:
+                self._ready[0]()
+                self._ready.popleft()
+        except BaseException:  # Ctrl-C, and the loop may go on to clean up: nobody is forgotten
+            self.loop.call_soon(self.deliver)
+            raise
 
     def _tell(self) -> None:
         for waiting in tuple(self._waiting):
@@ -92,8 +102,8 @@ class Mailbox(trio.abc.Instrument):
         self._waiting.discard(tell)
 
 
-async def absorbed(future: asyncio.Future[None]) -> asyncio.CancelledError | None:
-    """Wait for a future, whatever happens to the task that waits.
+async def absorbed(mailbox: Mailbox, future: asyncio.Future[None]) -> asyncio.CancelledError | None:
+    """Wait for a future that comes by mail, whatever happens to the task that waits.
 
     Returns:
         The last cancellation that came meanwhile: raise it, or let another one pass. `Task.cancelling` still counts
@@ -104,7 +114,8 @@ async def absorbed(future: asyncio.Future[None]) -> asyncio.CancelledError | Non
     with anyio.CancelScope(shield=True):
         while not future.done():
             try:
-                await asyncio.wait({future})
+                await asyncio.wait({future}, timeout=_LOOK)
+                mailbox.deliver()
             except asyncio.CancelledError as exc:  # noqa: ASYNC103 - whoever called raises it, afterwards
                 pierced = exc
     return pierced
@@ -149,7 +160,7 @@ class Call(Generic[T]):
             pierced = exc
         if pierced is not None:
             self.cancel()
-            pierced = await absorbed(self.done) or pierced
+            pierced = await absorbed(self._mailbox, self.done) or pierced
         return pierced
 
     async def outcome(self) -> T:

@@ -41,6 +41,7 @@ class TrioThread:
     Attributes:
         token: speak to it with that.
         orphaned: whether this is a forked child, in which there is no such thread.
+        failure: what it ended of: before it had begun, that is for whoever began it; later it is logged.
     """
 
     token: trio.lowlevel.TrioToken
@@ -56,6 +57,7 @@ class TrioThread:
     ) -> None:
         self.client = client
         self.orphaned: bool = False
+        self.failure: Exception | None = None
         self.ident: int | None = None
         self._instruments = instruments
         self._deserted = deserted
@@ -69,7 +71,12 @@ class TrioThread:
     def start(self) -> None:
         """Let it run."""
         _alive.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            _alive.discard(self)
+            self._ended()
+            raise
 
     def check(self) -> None:
         """Refuse what a forked child asks for.
@@ -100,14 +107,18 @@ class TrioThread:
 
     def join(self) -> None:
         """Wait until it has ended, for as long as its budgets allow; after `stop`."""
-        self._thread.join(_GRACE + (self.client.shutdown_timeout if self.client else 0.0))
+        budget = self.client.shutdown_timeout if self.client else 0.0
+        if self._thread.ident is not None:
+            self._thread.join(min(_GRACE + budget, threading.TIMEOUT_MAX))
 
     def _run(self) -> None:
         self.ident = threading.get_ident()
         try:
             trio.run(self._main, instruments=self._instruments)
-        except Exception:
-            log.exception("the trio of an asyncio client crashed; this is a bug in trioprov")
+        except Exception as exc:
+            if hasattr(self, "token"):
+                log.exception("the trio of an asyncio client crashed; this is a bug in trioprov")
+            self.failure = exc
         finally:
             _alive.discard(self)
             self._ended()
