@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
 
 import pytest
 import trio
 
 import trioprov
-from trioprov import OpenAssistant
+from trioprov import H2o, OpenAssistant
+from trioprov._owner import Owner
 from trioprov.providers import Provider
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
+
+T = TypeVar("T")
 
 INSTANTS = 60
 
@@ -123,3 +131,83 @@ async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: ty
                 await converse(emulator.provider, client)
             assert trio.current_time() - begun < 0.3
         assert_no_orphans(emulator)
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+PROTECTED = {
+    inspect.getfile(trioprov.Client): {"host", "_host"},
+    inspect.getfile(Owner): {"close", "submit", "aclose", "run", "_supervise", "_live", "_answer"},
+}
+
+
+@contextmanager
+def interrupted_at(place: tuple[str, int] | None) -> Generator[list[tuple[str, int]]]:
+    """Ctrl-C before the first run of that line; the value holds all the lines that come by."""
+    seen: list[tuple[str, int]] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        here = frame.f_code.co_filename, frame.f_lineno
+        if frame.f_code.co_name not in PROTECTED.get(here[0], ()):
+            return None
+        if event == "line" and here not in seen:
+            seen.append(here)
+            if here == place:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+def step(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What one that never waits returns."""
+    with pytest.raises(StopIteration) as stop:
+        coroutine.send(None)
+    return stop.value.value
+
+
+def hangs(*_: object) -> None:
+    raise AssertionError("it hangs")
+
+
+@pytest.mark.parametrize("whose", ["ours", "a nursery's"])
+def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_nothing(whose: str) -> None:
+    running = open_emulator(H2o, forever=True, token_delay=0.002)
+    emulator = step(running.__aenter__())
+
+    async def use(session: trioprov.Session) -> None:
+        async with session.ask("Why is the sky blue?") as reply:
+            async for _ in reply:
+                break
+        session.close()
+
+    async def main() -> None:
+        if whose == "ours":
+            async with trioprov.open_session(emulator.provider) as session:
+                await use(session)
+        else:
+            async with trio.open_nursery() as nursery:
+                await use(await nursery.start(trioprov.run_session, emulator.provider))
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    try:
+        with interrupted_at(None) as lines:
+            trio.run(main)
+        assert len(lines) > 30
+        for place in lines:
+            signal.alarm(20)
+            try:
+                with interrupted_at(place):
+                    trio.run(main)
+            except* KeyboardInterrupt:
+                pass
+            assert not emulator.conversations, place
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        step(running.__aexit__(None, None, None))
