@@ -381,3 +381,48 @@ async def test_a_transport_that_raises_what_it_likes_breaks_only_its_session(ser
         (answer,) = await trioprov.gather(QUESTION, [provider], client=client)
     assert isinstance(answer.error, trioprov.ConnectionFailed)
     assert isinstance(answer.error.__cause__ or answer.error, (httpx.ReadError, trioprov.ConnectionFailed))
+
+
+async def test_a_transport_of_the_users_that_breaks_in_the_cleanup_leaves_a_debt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "DELETE":
+            raise ZeroDivisionError
+        return httpx.Response(200, json={"conversationId": "c1"})
+
+    provider = H2o(base_url="http://mock.test")
+    async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+        begun = trio.current_time()
+        with pytest.raises(trioprov.CleanupFailed) as caught:
+            async with trioprov.open_session(provider, client=client):
+                pass
+        assert trio.current_time() - begun < 5
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert "crashed" in caplog.text
+
+
+async def test_a_create_through_a_transport_of_the_users_is_finished_though_nobody_waits_for_it() -> None:
+    seen: list[str] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(f"{request.method} {request.url.path}")
+        if seen[-1] == "POST /conversation":
+            await trio.sleep(0.2)
+        return httpx.Response(200, json={"conversationId": "c1"})
+
+    with trio.move_on_after(0.1):
+        async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+            async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client):
+                raise AssertionError
+    assert seen == ["POST /settings", "POST /conversation", "DELETE /conversation/c1"]
+
+
+async def test_what_a_transport_of_the_users_could_not_connect_for_was_not_sent() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no", request=request)
+
+    async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+        (answer,) = await trioprov.gather(QUESTION, [AllenAI(base_url="http://mock.test")], client=client)
+    assert answer.cleanup is not None
+    assert answer.cleanup.outcome == "nothing_owed"
