@@ -1023,3 +1023,56 @@ async def test_what_a_row_costs_is_measured(tmp_path: Path, durable: bool) -> No
         taken.sort()
         print(f"{name}, durable={durable}: p50 {taken[rounds // 2] * 1e6:.0f} µs, "
               f"p99 {taken[rounds * 99 // 100] * 1e6:.0f} µs")  # fmt: skip
+
+
+async def test_an_answer_that_cannot_be_stopped_is_in_the_journal_while_it_streams(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(OpenAssistant, forever=True, token_delay=0.01) as emulator:
+        async with trioprov.open_client(journal=path, cleanup_timeout=1) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                async with session.ask(QUESTION) as reply:
+                    async for _ in reply:
+                        break
+                    (row,) = rows(path)
+                    assert row["conversation"]["pending"]  # who deletes the chat waits for it first
+
+
+async def test_a_lost_thread_stays_in_the_journal_when_the_next_ask_makes_another(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(AllenAI, faults=[Fault(on="stream", cut_after=0)]) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            with pytest.raises(trioprov.CleanupFailed):  # noqa: PT012 - the leaving raises
+                async with trioprov.open_session(emulator.provider, client=client) as session:
+                    for _ in range(2):
+                        with suppress(trioprov.TrioprovError):
+                            async with session.ask(QUESTION) as reply:
+                                await reply.wait()
+            lost = rows(path)
+            assert len(emulator.conversations) == 1
+        assert any("id" not in row["conversation"] for row in lost), lost
+        assert any(entry.reason == "the answer to a create was lost" for entry in trioprov.Journal(path).entries())
+
+
+async def test_h2o_a_create_that_is_broken_off_before_its_first_byte_is_no_debt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a connection that is there already, nothing is between the asking and the sending."""
+    path = tmp_path / "owed.db"
+    told: list[bool] = []
+    tell = Exchange.tell
+
+    def telling(self: Exchange, sent: bool) -> None:
+        tell(self, sent)
+        told.append(sent)
+        if told == [False, True, False]:  # the settings, and then the create
+            client.close()
+
+    monkeypatch.setattr(Exchange, "tell", telling)
+    async with open_emulator(H2o) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                pass
+        assert steps(emulator) == ["settings"]
+        assert rows(path) == []
+        assert session.cleanup is not None
+        assert session.cleanup.outcome == "nothing_owed"
