@@ -580,3 +580,77 @@ async def test_several_cleanups_that_fail_are_values_and_no_group() -> None:
             await fan.wait()
         assert trio.current_time() - begun < 3
         assert [lane.cleanup.outcome for lane in fan.lanes if lane.cleanup] == ["owed"] * 3
+
+
+async def test_a_lane_that_waits_for_its_turn_and_is_closed_is_over_at_once() -> None:
+    async with (
+        open_emulator(AllenAI, forever=True, token_delay=0.005) as emulator,
+        trioprov.fan_out(QUESTION, [emulator.provider] * 2, max_concurrent=1) as fan,
+    ):
+        running, _ = await anext(aiter(fan))
+        (waiting,) = (lane for lane in fan.lanes if lane is not running)
+        waiting.close()
+        with trio.fail_after(5):
+            while waiting.cleanup is None:
+                await trio.sleep(0.01)
+        assert waiting.cleanup.outcome == "nothing_owed"
+        assert running.reply.finish is None
+
+
+async def test_a_lane_that_was_refused_is_not_waited_for() -> None:
+    async with open_emulator(OpenAssistant) as emulator:
+        begun = trio.current_time()
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider], stop=["never"])
+        assert trio.current_time() - begun < 5
+        assert isinstance(answer.error, (TypeError, ValueError))
+
+
+async def test_a_reply_that_is_stopped_before_it_begins_opens_nothing(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_reply(QUESTION, emulator.provider) as reply:
+            reply.stop()
+            await trio.sleep(0.2)
+        assert emulator.requests == ()
+
+
+async def one(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
+    async with trioprov.open_reply(QUESTION, provider, client=client) as reply:
+        held.append(reply)
+        async for _ in reply:
+            pass
+
+
+async def many(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
+    async with trioprov.fan_out(QUESTION, [provider] * 2, client=client) as fan:
+        held.append(fan)
+        async for _ in fan:
+            pass
+
+
+async def undecided(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
+    race = trioprov.race(QUESTION, [provider] * 2, client=client, until="finished")
+    held.append(race)
+    async with race:
+        raise AssertionError
+
+
+async def won(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
+    async with trioprov.race(QUESTION, [provider] * 2, client=client) as reply:
+        held.append(reply)
+        async for _ in reply:
+            pass
+
+
+@pytest.mark.parametrize("use", [one, many, undecided, won])
+async def test_what_is_left_by_cancellation_is_deleted_while_the_client_stays_open(use: Any) -> None:
+    async with (
+        open_emulator(H2o, forever=True, token_delay=0.01) as emulator,
+        trioprov.open_client() as client,
+    ):
+        held: list[object] = []  # or they would be closed for being dropped
+        with trio.move_on_after(0.5):
+            await use(emulator.provider, client, held)
+        with trio.fail_after(5):
+            while client.tenants:
+                await trio.sleep(0.01)
+        assert_no_orphans(emulator)

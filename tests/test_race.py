@@ -450,3 +450,26 @@ async def test_a_race_under_a_closed_client_says_so() -> None:
         with trio.fail_after(2), pytest.raises(trio.ClosedResourceError):
             async with trioprov.race(QUESTION, servers.providers, client=client):
                 pass
+
+
+async def test_losers_are_deleted_while_the_winner_still_speaks() -> None:
+    async with (
+        open_emulator(H2o, forever=True, token_delay=0.01) as first,
+        open_emulator(H2o, forever=True, token_delay=0.01, first_delay=5) as second,
+        trioprov.open_client() as client,
+        trioprov.race(QUESTION, [first.provider, second.provider], client=client) as reply,
+    ):
+        with trio.fail_after(4):
+            while second.conversations or reply.lanes[1].cleanup is None:
+                await trio.sleep(0.01)
+        assert reply.finish is None
+
+
+async def test_a_lane_that_was_never_started_owes_nothing_and_is_not_waited_for() -> None:
+    async with open_emulator(H2o) as emulator:
+        begun = trio.current_time()
+        async with trioprov.race(QUESTION, [emulator.provider] * 2, stagger=math.inf) as reply:
+            await reply.wait()
+        assert trio.current_time() - begun < 5
+        assert reply.lanes[1].cleanup is not None
+        assert reply.lanes[1].cleanup.outcome == "nothing_owed"
