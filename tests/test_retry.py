@@ -313,3 +313,25 @@ async def test_a_place_in_the_queue_may_fall_again_in_the_next_try() -> None:
         with pytest.raises(trioprov.Overloaded):  # and not FirstTokenTimeout
             await answered(emulator.provider, Retry(attempts=2, delay=0.01), deadlines=Deadlines(first_token=0.6))
         assert_no_orphans(emulator)
+
+
+async def test_who_fails_lets_the_next_one_of_the_account_ask() -> None:
+    async with (
+        open_emulator(OpenAssistant, faults=[Fault(on="prompter", status=400)]) as emulator,
+        trioprov.open_client() as client,
+    ):
+        with trio.fail_after(5):
+            answers = await trioprov.gather(QUESTION, [emulator.provider] * 2, client=client)
+        assert sorted(answer.error is None for answer in answers) == [False, True]
+
+
+async def test_the_next_one_of_the_account_asks_while_the_answer_of_the_one_before_still_comes() -> None:
+    async with (
+        open_emulator(OpenAssistant, forever=True, token_delay=0.01) as emulator,
+        trioprov.open_client(cleanup_timeout=2) as client,
+        trioprov.fan_out(QUESTION, [emulator.provider] * 2, client=client) as fan,
+    ):
+        with trio.fail_after(5):
+            for lane in fan.lanes:
+                await anext(aiter(lane.reply))
+        assert [lane.reply.finish for lane in fan.lanes] == [None, None]

@@ -1259,3 +1259,38 @@ async def test_no_repr_shows_a_secret(service: type[Provider]) -> None:
             assert COOKIE not in shown
             for secret in session.conversation.identity.values():
                 assert secret not in shown
+
+
+async def test_a_closed_session_cannot_be_kept_any_more(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            await said(session)
+        with pytest.raises(trio.ClosedResourceError):
+            session.keep()
+        assert_no_orphans(emulator)
+
+
+async def test_leaving_ask_by_cancellation_waits_for_the_stop_request_where_the_session_has_its_own_client() -> None:
+    async with open_emulator(H2o, **FOREVER, faults=[Fault(on="stop", delay_response=0.4)]) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with trio.CancelScope() as scope:
+                async with session.ask(QUESTION) as reply:
+                    async for _ in reply:
+                        begun = trio.current_time()
+                        scope.cancel()
+            assert trio.current_time() - begun > 0.3
+        assert_no_orphans(emulator)
+
+
+async def test_leaving_ask_by_cancellation_with_a_client_does_not_wait_for_the_stop_request() -> None:
+    async with (
+        open_emulator(H2o, **FOREVER, faults=[Fault(on="stop", hang=True)]) as emulator,
+        trioprov.open_client(cleanup_timeout=4) as client,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        with trio.CancelScope() as scope:
+            async with session.ask(QUESTION) as reply:
+                async for _ in reply:
+                    begun = trio.current_time()
+                    scope.cancel()
+        assert trio.current_time() - begun < 2
