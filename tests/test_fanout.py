@@ -620,6 +620,12 @@ async def one(provider: Provider, client: trioprov.Client, held: list[object]) -
             pass
 
 
+async def alone(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
+    async with trioprov.open_session(provider, client=client) as session:
+        held.append(session)
+        await trio.sleep_forever()
+
+
 async def many(provider: Provider, client: trioprov.Client, held: list[object]) -> None:
     async with trioprov.fan_out(QUESTION, [provider] * 2, client=client) as fan:
         held.append(fan)
@@ -641,7 +647,7 @@ async def won(provider: Provider, client: trioprov.Client, held: list[object]) -
             pass
 
 
-@pytest.mark.parametrize("use", [one, many, undecided, won])
+@pytest.mark.parametrize("use", [alone, one, many, undecided, won])
 async def test_what_is_left_by_cancellation_is_deleted_while_the_client_stays_open(use: Any) -> None:
     async with (
         open_emulator(H2o, forever=True, token_delay=0.01) as emulator,

@@ -1294,3 +1294,19 @@ async def test_leaving_ask_by_cancellation_with_a_client_does_not_wait_for_the_s
                     begun = trio.current_time()
                     scope.cancel()
         assert trio.current_time() - begun < 2
+
+
+async def test_entering_is_left_by_cancellation_at_once_where_a_client_finishes_the_create() -> None:
+    async with (
+        open_emulator(H2o, faults=[Fault(on="create", delay=2)]) as emulator,
+        trioprov.open_client() as client,
+    ):
+        begun = trio.current_time()
+        with trio.move_on_after(0.2):
+            async with trioprov.open_session(emulator.provider, client=client):
+                raise AssertionError
+        assert trio.current_time() - begun < 1.5
+        with trio.fail_after(10):
+            while client.tenants:
+                await trio.sleep(0.01)
+        assert_no_orphans(emulator)
