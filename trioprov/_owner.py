@@ -110,7 +110,6 @@ class Owner(Tenant):
 
     def abandon(self) -> None:
         """End now, whatever is owed."""
-        self.close()
         self._shield.cancel(reason="the client's shutdown_timeout has passed")
 
     @trio.lowlevel.enable_ki_protection
