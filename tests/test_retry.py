@@ -335,3 +335,8 @@ async def test_the_next_one_of_the_account_asks_while_the_answer_of_the_one_befo
             for lane in fan.lanes:
                 await anext(aiter(lane.reply))
         assert [lane.reply.finish for lane in fan.lanes] == [None, None]
+
+
+@pytest.mark.parametrize("status", [None, 404, 500])
+def test_a_conversation_that_is_lost_stays_lost(status: int | None) -> None:
+    assert QUICK.pause(trioprov.ConversationLost("gone", status=status), 1) is None
