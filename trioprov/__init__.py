@@ -11,7 +11,8 @@ The map of the house, from the ground up; imports only go down:
 - ``_debt``: what one conversation owes its server; ``_sweep``: what dead processes left
 - ``_client`` (connections, root tasks), ``_transcript`` (one answer being written, and its clock)
 - ``_reply``: the same being read
-- ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer)
+- ``_line`` (what is being said to a server, and when it may be broken off), ``_turn`` (one question, one answer),
+  ``_opening`` (how a conversation begins)
 - ``_owner``: the task that owns one conversation
 - ``_exits``: what leaving a block comes to; ``_session``: a conversation's handle
 - ``_lane``: a session for one question; ``_fanout``: many of those; ``_race``: the first of those

@@ -10,7 +10,6 @@ and calls `close`. So there is no checkpoint at which a cancellation could part 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -24,10 +23,11 @@ from ._cleanup import cleaned
 from ._client import Client, Gate, Tenant
 from ._conversation import Conversation
 from ._debt import Debt
-from ._errors import JournalError, TrioprovError, another
+from ._errors import TrioprovError, another
 from ._line import Line, Unwanted
+from ._opening import opened, process
 from ._outcomes import CleanupReport
-from ._turn import Turn, late, new_id, process
+from ._turn import Turn, late
 from .providers import Provider
 
 T = TypeVar("T")
@@ -268,48 +268,19 @@ class Owner(Tenant):
         turn.ended.set()
 
     async def _open(self) -> None:
-        provider, conversation = self.provider, self.debt.conversation
-        if conversation.id is None and conversation.get("opened_by") is None:
-            identity = {**provider.mint(new_id), **conversation.identity}
-            self._speak_as(conversation.replace(identity=identity, opened_by=process()))
-            if not await self._created():
-                return
-        else:
-            try:
-                await self.debt.adopt()
-            except JournalError as exc:
-                self.failure = exc
-                return
+        try:
+            await opened(
+                self.debt, self._line, lambda: math.inf if self._next is None else self._next.transcript.due()[0]
+            )
+        except Unwanted:
+            return
+        except Exception as exc:
+            self.failure = cleaned(exc, self.provider, self.debt.conversation)
+            return
         self.opened.set()
         if self.on_open is not None:
             on_open, self.on_open = self.on_open, None
             on_open()
-
-    async def _created(self) -> bool:
-        """Whether there is a conversation now; if not, that is a `failure`, or nobody wants one any more."""
-        for attempt in itertools.count(1):
-            try:
-                opening = self.provider.open(self.debt.conversation, new_id)
-                self._speak_as(await self._line.carry_out(opening))
-                await self.debt.record()
-            except Unwanted:
-                break
-            except Exception as exc:
-                failure = cleaned(exc, self.provider, self.debt.conversation)
-                due = math.inf if self._next is None else self._next.transcript.due()[0]
-                pause = self._line.pause_before_retry(failure, attempt, due)
-                if pause is None:
-                    self.failure = failure
-                    break
-                if not await self._line.pause(pause):
-                    break
-            else:
-                return True
-        return False
-
-    def _speak_as(self, conversation: Conversation) -> None:
-        """Note who the server took us for, so that its "not found" can be told from "not yours"."""
-        self.debt.remember(conversation.replace(credential=self.provider.credential(conversation)))
 
     async def _next_turn(self) -> Turn | None:
         while not self.closing and self.failure is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -168,13 +166,3 @@ def late(transcript: Transcript, kind: type[DeadlineExceeded]) -> TrioprovError:
 def new_id() -> str:
     """A fresh random UUID."""
     return str(uuid.uuid4())
-
-
-@functools.cache
-def _process(pid: int) -> str:
-    return f"{pid}-{uuid.uuid4().hex}"
-
-
-def process() -> str:
-    """A name for this process that no other has, not even one with the same pid after it."""
-    return _process(os.getpid())
