@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -986,6 +987,46 @@ CONNECTING = """
 async def test_ctrl_c_while_the_cleanup_connects_neither_breaks_it_nor_trio(service: type[Provider]) -> None:
     status, output = await in_a_subprocess(CONNECTING, service.__name__)
     assert (status, output) == (0, "interrupted\n"), output
+
+
+LEAVING = """
+    import signal, sys, threading, time
+    import trio, trioprov
+    from trioprov.testing import Fault, open_emulator
+
+    async def main():
+        async with trioprov.open_client(journal=sys.argv[1]) as client:
+            with trio.CancelScope() as scope:
+                async with trioprov.open_session(emulator.provider, client=client):
+                    scope.cancel()
+                    await trio.sleep(0)
+            threading.Thread(target=interrupt).start()
+
+    def interrupt():
+        for _ in range(2):
+            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
+
+    def step(coroutine):
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+
+    running = open_emulator(trioprov.H2o, faults=[Fault(on="delete", delay=0.5)])
+    emulator = step(running.__aenter__())
+    try:
+        trio.run(main)
+    except KeyboardInterrupt:
+        print("interrupted", emulator.conversations)
+    print(len(trioprov.Journal(sys.argv[1]).entries()))
+    step(running.__aexit__(None, None, None))
+"""
+
+
+async def test_ctrl_c_while_a_client_is_left_lets_it_close_its_sessions_connections_and_journal(tmp_path: Path) -> None:
+    status, output = await in_a_subprocess(LEAVING, str(tmp_path / "owed.db"), options=("-X", "dev", "-W", "error"))
+    assert (status, output) == (0, "interrupted ()\n0\n"), output
 
 
 SILENT = """

@@ -175,19 +175,30 @@ class Client:
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
-        """`close`, wait until all is settled or ``shutdown_timeout`` has passed, and close the connections."""
+        """`close`, wait until all is settled or ``shutdown_timeout`` has passed, and close the connections.
+
+        A Ctrl-C that comes meanwhile is raised after that, for what it would leave is still in use.
+        """
         self.close()
-        with trio.CancelScope(shield=True, relative_deadline=self.shutdown_timeout):
-            for tenant in tuple(self._tenants):
-                await tenant.done.wait()
+        interrupt = await self._settled(trio.current_time() + self.shutdown_timeout)
         for tenant in tuple(self._tenants):
             tenant.abandon()
-        with trio.CancelScope(shield=True, relative_deadline=1.0):
-            for tenant in tuple(self._tenants):
-                await tenant.done.wait()
+        interrupt = await self._settled(trio.current_time() + 1.0) or interrupt
         await self.aclose_connections()
         if self.ledger is not None:
             self.ledger.close()
+        if interrupt is not None:
+            raise interrupt
+
+    async def _settled(self, deadline: float) -> KeyboardInterrupt | None:
+        """Wait for all tenants; the main task is interrupted even where it is protected, so it waits on."""
+        try:
+            with trio.CancelScope(shield=True, deadline=deadline):
+                for tenant in tuple(self._tenants):
+                    await tenant.done.wait()
+        except KeyboardInterrupt as interrupt:
+            return await self._settled(deadline) or interrupt
+        return None
 
     async def open_journal(self) -> None:
         """Begin to write debts down, and to pay, in the background, those that dead processes left.
