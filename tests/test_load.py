@@ -98,7 +98,7 @@ async def test_memory_is_flat_while_one_reader_holds_an_endless_stream_back(serv
                 try:
                     before, length = tracemalloc.get_traced_memory()[0], len(reply.text)
                     await trio.sleep(1.5)
-                    assert tracemalloc.get_traced_memory()[0] - before < 200_000
+                    assert tracemalloc.get_traced_memory()[0] - before < 1_000_000  # the server is in this process, too
                 finally:
                     tracemalloc.stop()
                 assert len(reply.text) == length < 40_000
