@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,3 +183,15 @@ def in_short(answers: Mapping[str, Sequence[Part]]) -> str:
     if missed:
         lines += ["It misses:", "\n".join(f"{goal} ({title})" for title, goal in missed)]
     return "\n\n".join(lines)
+
+
+def quoting(text: str, report: str) -> str:
+    """The text, with each table that it quotes (``<!-- table: heading -->`` … ``<!-- /table -->``) as the report has it."""
+
+    def quoted(match: re.Match[str]) -> str:
+        _, _, below = report.partition(f"# {match[1]}\n")
+        lines = itertools.dropwhile(lambda line: not line.startswith("|"), below.splitlines())
+        table = "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines))
+        return f"<!-- table: {match[1]} -->\n{table}\n<!-- /table -->"
+
+    return re.sub(r"<!-- table: (.*?) -->\n.*?<!-- /table -->", quoted, text, flags=re.DOTALL)

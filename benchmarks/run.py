@@ -13,9 +13,10 @@ from types import ModuleType
 import harness
 from harness import ENVIRONMENTS, HERE, OURS, Cores, Environment, Failed
 from questions import bridge, cancelling, crowd, first_token, lanes, readers, starting, tokens
-from report import Part, in_short
+from report import Part, in_short, quoting
 
 _RESULTS = HERE / "RESULTS.md"
+_README = HERE.parent / "README.md"
 
 # Each with its rounds: the figures of a crowd, or of an import, differ less from one to the next.
 QUESTIONS: Mapping[ModuleType, int] = {
@@ -58,6 +59,7 @@ def main() -> None:
     if options.write:
         how = "Written by `run.py --write`; `README.md` says how to read them."
         _RESULTS.write_text(f"# Results\n\n{how}\n\n{report}\n")
+        _README.write_text(quoting(_README.read_text("utf-8"), report), "utf-8")
 
 
 def _name(question: ModuleType) -> str:

@@ -323,3 +323,11 @@ async def test_the_table_of_requests_is_what_is_sent(name: str) -> None:
         assert body.startswith({"application/json": "JSON", "multipart/form-data": "multipart"}.get(kind, "form"))
         for field in fields:
             assert field in body or field in provider.supported_parameters, (key, field)
+
+
+def test_the_figures_are_those_of_the_last_run_of_the_benchmarks() -> None:
+    results = (Path(__file__).parent.parent / "benchmarks" / "RESULTS.md").read_text("utf-8").splitlines()
+    quoted = re.findall(r"<!-- table: .*? -->\n(.*?)\n<!-- /table -->", README, re.DOTALL)
+    rows = [row for table in quoted for row in table.splitlines() if row]
+    assert len(rows) > 15
+    assert not set(rows) - set(results)
