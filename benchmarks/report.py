@@ -186,7 +186,7 @@ def in_short(answers: Mapping[str, Sequence[Part]]) -> str:
 
 
 def quoting(text: str, report: str) -> str:
-    """The text, with each table that it quotes (``<!-- table: heading -->`` … ``<!-- /table -->``) as the report has it."""
+    """The text, each table in it (``<!-- table: heading -->`` … ``<!-- /table -->``) as the report has it."""
 
     def quoted(match: re.Match[str]) -> str:
         _, _, below = report.partition(f"# {match[1]}\n")
