@@ -211,7 +211,7 @@ async def test_a_pid_that_lives_again_is_nobodys(tmp_path: Path) -> None:
             await other.kill()
         async with host(path, emulator) as innocent:
             await innocent.do("open", n=1)
-            await until(lambda: len(emulator.conversations) == 1)  # its client has swept in the background
+            await until(lambda: len(Journal(path).entries()) == 1)  # its client has swept in the background
             assert [entry.alive for entry in Journal(path).entries()] == [True]
             assert await trioprov.sweep(path) == NOTHING
             await innocent.do("close")
