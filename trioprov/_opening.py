@@ -40,11 +40,11 @@ async def opened(debt: Debt, line: Line, due: Callable[[], float]) -> None:
             pause = line.pause_before_retry(cleaned(exc, provider, debt.conversation), attempt, due())
             if pause is None:
                 raise
-            if not await line.pause(pause):
-                raise Unwanted from None
         else:
             await debt.record()
             return
+        if not await line.pause(pause):
+            raise Unwanted
 
 
 def _speak_as(debt: Debt, conversation: Conversation) -> None:
