@@ -128,6 +128,7 @@ async def test_a_lane_of_a_fan_out_is_tried_again_before_it_fails(service: type[
         (H2o, Fault(on="create", status=502)),
         (OpenAssistant, Fault(on="create", lose_response=True)),
         (OpenAssistant, Fault(on="create", status=500)),
+        (OpenAssistant, Fault(on="prompter", lose_response=True)),
         (OpenAssistant, Fault(on="assistant", lose_response=True)),
         (AllenAI, Fault(on="stream", lose_response=True)),
         (AllenAI, Fault(on="stream", status=504)),

@@ -197,7 +197,8 @@ class Line:
             broke = True
             raise
         finally:
-            self._lost_answer = request.must_answer and self._exchange.sent and self._status is None
+            once = request.must_answer or request.once
+            self._lost_answer = once and self._exchange.sent and self._status is None
             if request.creates:
                 self._debt.create_ended(sent=self._exchange.sent, status=self._status, broke=broke)
             self._request = None

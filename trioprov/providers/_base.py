@@ -280,6 +280,7 @@ class Provider(ABC):
         multipart: Sequence[tuple[str, str]] | None = None,
         creates: bool = False,
         must_answer: bool = False,
+        once: bool = False,
         best_effort: bool = False,
     ) -> Request:
         """A request with every header this provider sends; the user's `headers` are stronger than ours.
@@ -298,6 +299,7 @@ class Provider(ABC):
             multipart=multipart,
             creates=creates,
             must_answer=must_answer,
+            once=once,
             best_effort=best_effort,
         )
 

@@ -201,7 +201,7 @@ class OpenAssistant(Provider):
                 "open a new session to ask something else"
             )
         body = {"chat_id": conversation.id, "content": prompt, "parent_id": conversation.get("parent")}
-        response = yield self.request(conversation, "POST", "/api/chat/prompter_message", json=body)
+        response = yield self.request(conversation, "POST", "/api/chat/prompter_message", json=body, once=True)
         assert response is not None
         if response.status == 500 and (yield from self._gone(conversation)):
             raise ConversationLost("the chat does not exist any more", status=500)

@@ -27,6 +27,7 @@ class Request:
         multipart: a body sent as ``multipart/form-data`` fields, if not `None`.
         creates: the server makes the conversation when it gets this request.
         must_answer: the server begins work by it that only its answer lets us wait for.
+        once: sent a second time, it would have its effect twice; `creates` and `must_answer` say as much.
         best_effort: its failure changes nothing: sent once, with a part of the budget.
     """
 
@@ -39,6 +40,7 @@ class Request:
     multipart: Sequence[tuple[str, str]] | None = field(default=None, repr=False)
     creates: bool = False
     must_answer: bool = False
+    once: bool = False
     best_effort: bool = False
 
 
