@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from children import child
 
 import trioprov
 from trioprov import AllenAI, H2o, Journal, JournalError, OpenAssistant
@@ -42,58 +43,6 @@ NOBODY = 65534
 
 def _text(cookies: Any) -> dict[str, str]:
     return dict(cookies)
-
-
-class Child:
-    """Another process, which does as it is told (``crash/child.py``)."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-        self._rest = b""
-        self.said: Any = None
-        """Its first word."""
-
-    async def heard(self) -> Any:
-        assert self._process.stdout is not None
-        with trio.fail_after(20):
-            while b"\n" not in self._rest:
-                data = await self._process.stdout.receive_some()
-                assert data, "the child has died"
-                self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return json.loads(line)
-
-    async def send(self, **order: Any) -> None:
-        assert self._process.stdin is not None
-        await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
-
-    async def do(self, what: str, **order: Any) -> Any:
-        await self.send(do=what, **order)
-        return await self.heard()
-
-    async def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
-
-
-@asynccontextmanager
-async def child(command: str, **arguments: Any) -> AsyncGenerator[Child]:
-    """Such a process, from its first word on; at the end it is killed if it still runs."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, str(CHILD), command, json.dumps(arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        other = Child(process)
-        other.said = await other.heard()
-        yield other
-    finally:
-        with trio.CancelScope(shield=True):
-            process.kill()
-            await process.wait()
-            await process.stdin.aclose()
-            await process.stdout.aclose()
 
 
 def fields(emulator: Emulator[Any], **more: Any) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import json
 import math
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -24,6 +22,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from children import Child, child
 
 import trioprov
 from trioprov import AllenAI, H2o, Journal, OpenAssistant, SweepReport
@@ -32,59 +31,8 @@ from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
 CREATE: dict[type[Provider], str] = {H2o: "create", OpenAssistant: "create", AllenAI: "stream"}
-CHILD = Path(__file__).parent / "crash" / "child.py"
 COOKIE = "next-auth.session-token"
 NOTHING = SweepReport()
-
-
-class Child:
-    """Another process, which does as it is told (``crash/child.py``)."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-        self._rest = b""
-
-    async def heard(self) -> Any:
-        assert self._process.stdout is not None
-        with trio.fail_after(60):
-            while b"\n" not in self._rest:
-                data = await self._process.stdout.receive_some()
-                assert data, "the child has died"
-                self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return json.loads(line)
-
-    async def send(self, **order: Any) -> None:
-        assert self._process.stdin is not None
-        await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
-
-    async def do(self, what: str, **order: Any) -> Any:
-        await self.send(do=what, **order)
-        return await self.heard()
-
-    async def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
-
-
-@asynccontextmanager
-async def child(command: str, **arguments: Any) -> AsyncGenerator[Child]:
-    """Such a process, from its first word on; at the end it is killed if it still runs."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, str(CHILD), command, json.dumps(arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        other = Child(process)
-        await other.heard()
-        yield other
-    finally:
-        with trio.CancelScope(shield=True):
-            process.kill()
-            await process.wait()
-            await process.stdin.aclose()
-            await process.stdout.aclose()
 
 
 @asynccontextmanager

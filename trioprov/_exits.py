@@ -17,11 +17,11 @@ def waits(owner: Owner, exc: BaseException | None) -> bool:
     return owner.client.private or not is_cancellation(exc)
 
 
-def is_cancellation(exc: BaseException | None) -> bool:
-    """Whether a block is being left because of a cancellation and nothing else."""
+def is_cancellation(exc: BaseException | None, kind: type[BaseException] = trio.Cancelled) -> bool:
+    """Whether a block is being left because of a cancellation (of this kind) and nothing else."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(is_cancellation(one) for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions)
-    return isinstance(exc, trio.Cancelled)
+        return all(is_cancellation(one, kind) for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions)
+    return isinstance(exc, kind)
 
 
 def cleanup_failed(provider: Provider, report: CleanupReport) -> CleanupFailed:

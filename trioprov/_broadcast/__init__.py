@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._log import STRIDE as STRIDE
 from ._log import Broadcast as Broadcast
 from ._log import Cursor as Cursor
 from ._log import WhenFull as WhenFull

@@ -23,7 +23,7 @@ WhenFull = Literal["wait", "drop_oldest", "detach"]
 
 # How many items a reader may take without a checkpoint: few enough that a cancellation is never far, and enough that
 # its cost (1.4 µs a checkpoint) does not show.
-_STRIDE = 64
+STRIDE = 64
 
 
 class Cursor(Generic[T]):
@@ -205,7 +205,7 @@ class Broadcast(Generic[T]):
         if position < cursor.ready:
             cursor.position = position + 1
             return self.items[position]
-        if position - cursor.rested >= _STRIDE:
+        if position - cursor.rested >= STRIDE:
             await trio.lowlevel.checkpoint()
             cursor.rested = cursor.position
         waited = False
@@ -228,7 +228,7 @@ class Broadcast(Generic[T]):
 
     def here(self, cursor: Cursor[T]) -> list[T]:
         """The next items of a cursor without a buffer, as many as it may take without a checkpoint; maybe none."""
-        items = self.items[cursor.position : cursor.rested + _STRIDE]
+        items = self.items[cursor.position : cursor.rested + STRIDE]
         cursor.position += len(items)
         return items
 
@@ -249,7 +249,7 @@ class Broadcast(Generic[T]):
     def _get_ready(self, cursor: Cursor[T]) -> None:
         """Note how far the cursor may go without a look at its buffer, which begins where the replay ends."""
         live = cursor.position > cursor.live_from
-        cursor.ready = min(self._end(cursor) if live else cursor.live_from, cursor.rested + _STRIDE)
+        cursor.ready = min(self._end(cursor) if live else cursor.live_from, cursor.rested + STRIDE)
 
     def _end(self, cursor: Cursor[T]) -> int:
         return len(self.items) if cursor.cut_off is None else cursor.cut_off

@@ -9,13 +9,14 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import trio
 
 from .._broadcast import Broadcast, Cursor
 from .._client import Client
+from .._exits import is_cancellation
 from .._transcript import Transcript
 from ._crossing import Call, Mailbox, absorbed
 from ._errors import MISUSE, translated
@@ -77,7 +78,7 @@ class Bridge(World):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         pierced = await self._end()  # noqa: ASYNC102 - nothing interrupts it, and the thread has its budgets
-        if pierced is not None and not is_cancellation(exc):
+        if pierced is not None and not is_cancellation(exc, asyncio.CancelledError):
             raise pierced
 
     async def _end(self) -> asyncio.CancelledError | None:
@@ -119,7 +120,7 @@ class Bridge(World):
             if exc is None:
                 self._thread.check()
             return
-        cancelled = is_cancellation(exc)
+        cancelled = is_cancellation(exc, asyncio.CancelledError)
         function = _left_by_cancellation if cancelled else _left
         call = Call(self._mailbox, self._thread, partial(function, opened, exc))
         if not self._is_here():
@@ -182,13 +183,6 @@ class Bridge(World):
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
-
-
-def is_cancellation(exc: BaseException | None) -> bool:
-    """Whether a block is being left because of a cancellation and nothing else."""
-    if isinstance(exc, BaseExceptionGroup):
-        return all(is_cancellation(one) for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions)
-    return isinstance(exc, asyncio.CancelledError)
 
 
 async def _watch(mailbox: Mailbox, thread: TrioThread) -> AsyncGenerator[None, None]:  # noqa: ASYNC900 - its use

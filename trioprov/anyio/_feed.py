@@ -19,14 +19,11 @@ from typing import Generic, TypeVar
 import trio
 from anyio.lowlevel import checkpoint
 
-from .._broadcast import Broadcast, Cursor
+from .._broadcast import STRIDE, Broadcast, Cursor
 from ._crossing import Mailbox
 from ._thread import TrioThread
 
 T = TypeVar("T")
-
-# How many items a reader may take without a checkpoint.
-_STRIDE = 64
 
 
 class Feed(Generic[T]):
@@ -47,7 +44,7 @@ class Feed(Generic[T]):
         """The next item; a checkpoint when it waits, and at least at every 64th."""
         cursor, log = self._cursor, self._log
         self._thread.check()
-        if cursor.position - cursor.rested >= _STRIDE:
+        if cursor.position - cursor.rested >= STRIDE:
             cursor.rested = cursor.position
             await checkpoint()
         position = cursor.position
