@@ -1,77 +1,72 @@
-"""Requests and answers as bytes: built, pumped, and their errors told in our words."""
+"""An answer on its way in: its head, its body pumped, and its errors told in our words."""
 
 from __future__ import annotations
 
 import datetime
 import email.utils
-import functools
-import json
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from urllib.parse import urlencode
 
 import httpx
 import trio
 
 from .._errors import ConnectionFailed, IncompleteReply, RemoteProtocolError
-from ..providers import Provider, Request, Response
+from ..providers import Response
 from ._http1 import BODY, Answer
 
 # An answer that is not a stream: ids, states, error texts. A gateway's error page is larger than any of these.
 MAX_BODY = 1024 * 1024
 
 
-# As httpx writes it, which makes a new encoder for each request.
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+class Arrived:
+    """An answer whose head is here, by whichever way it came.
 
-# Reading an address is a third of what making a request costs, and a conversation has few of them.
-_address = functools.lru_cache(maxsize=256)(httpx.URL)
+    Attributes:
+        status: the HTTP status.
+        body: where the rest of it comes from: ours, also where httpx stands between, or httpx's own.
+    """
 
+    __slots__ = ("_head", "body", "status")
 
-def built(provider: Provider, request: Request) -> httpx.Request:
-    """The request as httpx has it. Not made by a client, which has defaults to merge with it, and ours have none."""
-    headers = {"accept-encoding": "identity", "connection": "keep-alive", **request.headers}
-    content = None
-    if request.form is not None:
-        content = urlencode(request.form).encode("ascii")
-        headers["content-type"] = "application/x-www-form-urlencoded"
-    elif request.json is not None:
-        content = _json(request.json).encode()
-        headers.setdefault("content-type", "application/json")
-    message = httpx.Request(
-        request.method,
-        _address(f"{provider.base_url}{request.path}"),
-        headers=headers,
-        params=request.query,
-        content=content,
-        files=None if request.multipart is None else [(name, (None, value)) for name, value in request.multipart],
-    )
-    message.stream = _Body(message.read())
-    return message
+    def __init__(self, answer: Answer | httpx.Response) -> None:
+        if isinstance(answer, Answer):
+            self.status: int = answer.head.status
+            self.body: Answer | httpx.Response = answer
+            self._head = answer.head.headers
+        else:
+            body = answer.extensions.get(BODY)
+            self.status = answer.status_code
+            self.body = body if isinstance(body, Answer) else answer
+            self._head = answer.headers.raw
 
+    @property
+    def is_success(self) -> bool:
+        """Whether it is a 2xx."""
+        return 200 <= self.status < 300
 
-class _Body(httpx.AsyncByteStream):
-    """A request's body, in one piece. httpx's own is an async generator, which a cancelled request leaves behind."""
+    def headers(self) -> list[tuple[str, str]]:
+        """Pairs of lower-case name and value."""
+        return [(_text(name).lower(), _text(value).strip()) for name, value in self._head]
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once(self._content)
+    def header(self, name: bytes) -> str:
+        """All values of a header, joined by commas; its name is given in lower case."""
+        return ", ".join([_text(value).strip() for key, value in self._head if key.lower() == name])
 
 
-class _Once(AsyncIterator[bytes]):
-    def __init__(self, content: bytes) -> None:
-        self._rest = [content] if content else []
-
-    async def __anext__(self) -> bytes:
-        if self._rest:
-            return self._rest.pop()
-        raise StopAsyncIteration
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeError:
+        return raw.decode("latin-1")
 
 
-async def whole(response: httpx.Response) -> Response:
+async def whole(arrived: Arrived, method: str) -> Response:
+    """The answer to a request of that method, read to its end.
+
+    Raises:
+        ConnectionFailed, RemoteProtocolError: it has none, or not within 1 MiB.
+    """
     body = bytearray()
 
     async def receive(data: bytes) -> bool:  # noqa: ASYNC124 - others wait for their readers here
@@ -79,27 +74,28 @@ async def whole(response: httpx.Response) -> Response:
         return len(body) <= MAX_BODY
 
     with translated():
-        await pump(response, receive)
+        await pump(arrived, receive)
     if len(body) > MAX_BODY:
-        raise RemoteProtocolError(f"the answer to a {response.request.method} is larger than {MAX_BODY} bytes")
-    headers = response.headers  # the names are in lower case
+        raise RemoteProtocolError(f"the answer to a {method} is larger than {MAX_BODY} bytes")
+    wait = arrived.header(b"retry-after")
     return Response(
-        status=response.status_code,
-        headers=headers.multi_items(),
+        status=arrived.status,
+        headers=arrived.headers(),
         body=bytes(body),
-        retry_after=_retry_after(headers["retry-after"].strip()) if "retry-after" in headers else None,
+        retry_after=_retry_after(wait) if wait else None,
     )
 
 
-async def pump(response: httpx.Response, receive: Callable[[bytes], Awaitable[bool]]) -> None:
+async def pump(arrived: Arrived, receive: Callable[[bytes], Awaitable[bool]]) -> None:
     """Feed the body to ``receive``, until it ends or ``receive`` returns false."""
-    answer = response.extensions.get(BODY)
-    if not isinstance(answer, Answer):
-        await _pump_any(response, receive)
+    answer = arrived.body
+    encoding = arrived.header(b"content-encoding")
+    if isinstance(answer, httpx.Response):
+        await _pump_any(answer, encoding, receive)
         return
     try:
-        decoded = _decoder(response.headers.get("content-encoding", ""))
-        del response
+        decoded = _decoder(encoding)
+        del arrived
         while data := await answer.receive():
             if not await receive(decoded(data)):
                 return
@@ -107,7 +103,7 @@ async def pump(response: httpx.Response, receive: Callable[[bytes], Awaitable[bo
         answer.leave()
 
 
-async def _pump_any(response: httpx.Response, receive: Callable[[bytes], Awaitable[bool]]) -> None:
+async def _pump_any(response: httpx.Response, encoding: str, receive: Callable[[bytes], Awaitable[bool]]) -> None:
     """The same for a body of httpx's generators: it is left only by a cancellation that arrives in ``__anext__``."""
     failure: BaseException | None = None
     leaving = False
@@ -115,7 +111,7 @@ async def _pump_any(response: httpx.Response, receive: Callable[[bytes], Awaitab
         if response.is_stream_consumed:  # a transport of somebody else's had it whole, and decoded
             await receive(response.content)
             return
-        decoded = _decoder(response.headers.get("content-encoding", ""))
+        decoded = _decoder(encoding)
         with trio.CancelScope() as scope:
             async for data in response.aiter_raw():
                 if leaving:

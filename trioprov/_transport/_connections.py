@@ -17,15 +17,19 @@ import signal
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 import trio
 
 from ..providers import Provider, Request, Response
-from ._bodies import built, pump, translated, whole
-from ._http1 import TELL
-from ._pools import Pools
+from ._bodies import Arrived, pump, translated, whole
+from ._http1 import TELL, HTTP1Transport
+from ._outgoing import Message, built
+from ._pools import CONNECT_TIMEOUT, Carrier, Pools
+
+T = TypeVar("T")
 
 # How many cleanups may talk to one server at once.
 _CLEANUPS = 16
@@ -100,13 +104,15 @@ class Transport:
             RemoteProtocolError: what came was not HTTP, or more than 1 MiB.
         """
         async with self._limiter or _unlimited():
-            with self._pools.borrow(provider) as client:
-                return await whole(await self._start(client, provider, request, exchange or Exchange()))
+            with self._pools.borrow(provider) as carrier:
+                return await whole(
+                    await self._start(carrier, provider, request, exchange or Exchange()), request.method
+                )
 
     async def send_cleanup(self, provider: Provider, request: Request) -> Response:
         """The same, without waiting for `max_connections`; call it inside `cleanup_slot`."""
-        with self._pools.borrow(provider, cleanup=True) as client:
-            return await whole(await self._start(client, provider, request, Exchange()))
+        with self._pools.borrow(provider, cleanup=True) as carrier:
+            return await whole(await self._start(carrier, provider, request, Exchange()), request.method)
 
     def cleanup_slot(self, provider: Provider) -> AbstractAsyncContextManager[object]:
         """Be one of the few who clean up on the provider's server at once."""
@@ -130,22 +136,22 @@ class Transport:
             RemoteProtocolError: what came was not HTTP.
         """
         async with self._limiter or _unlimited():
-            with self._pools.borrow(provider) as client:
-                return await self._stream(client, provider, request, exchange, receive)
+            with self._pools.borrow(provider) as carrier:
+                return await self._stream(carrier, provider, request, exchange, receive)
 
     async def _stream(
         self,
-        client: httpx.AsyncClient,
+        carrier: Carrier,
         provider: Provider,
         request: Request,
         exchange: Exchange,
         receive: Callable[[bytes], Awaitable[bool]],
     ) -> Response | None:
-        response = await self._start(client, provider, request, exchange)
-        if not response.is_success:
-            return await whole(response)
-        pumping = pump(response, receive)
-        del response  # with the request it is an eighth of what a stream holds, and is not needed as long as that lives
+        arrived = await self._start(carrier, provider, request, exchange)
+        if not arrived.is_success:
+            return await whole(arrived, request.method)
+        pumping = pump(arrived, receive)
+        del arrived  # where httpx is between, it is an eighth of what a stream holds, and not needed any more
         with translated(in_body=True):
             await pumping
         return None
@@ -154,40 +160,45 @@ class Transport:
         """Close every connection; those of a transport that was given to us too, as httpx does."""
         await self._pools.aclose()
 
-    async def _start(
-        self, client: httpx.AsyncClient, provider: Provider, request: Request, exchange: Exchange
-    ) -> httpx.Response:
+    async def _start(self, carrier: Carrier, provider: Provider, request: Request, exchange: Exchange) -> Arrived:
         with translated():
             message = built(provider, request)
-            message.extensions |= {TELL: exchange.tell, "trace": exchange.trace}
-            # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
-            exchange.sent = self._foreign
-            try:
-                response = await _sent(client, message)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol):
-                exchange.sent = False
-                raise
-            except httpx.HTTPError:
-                exchange.sent = exchange.sent or not exchange.told
-                raise
-            finally:
-                await exchange.drop_handshake()  # noqa: ASYNC102 - it shields itself
+            if isinstance(carrier, HTTP1Transport):
+                answer = await _insisted(partial(carrier.exchange, message, exchange.tell, CONNECT_TIMEOUT))
+            else:
+                answer = await self._through_httpx(carrier, message, exchange)
             exchange.sent = True
-            return response
+            return Arrived(answer)
+
+    async def _through_httpx(self, client: httpx.AsyncClient, message: Message, exchange: Exchange) -> httpx.Response:
+        request = message.for_httpx()
+        request.extensions |= {TELL: exchange.tell, "trace": exchange.trace}
+        # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
+        exchange.sent = self._foreign
+        try:
+            return await _insisted(partial(client.send, request, stream=True))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol):
+            exchange.sent = False
+            raise
+        except httpx.HTTPError:
+            exchange.sent = exchange.sent or not exchange.told
+            raise
+        finally:
+            await exchange.drop_handshake()  # noqa: ASYNC102 - it shields itself
 
 
 def _unlimited() -> AbstractAsyncContextManager[object]:
     return nullcontext()
 
 
-async def _sent(client: httpx.AsyncClient, message: httpx.Request) -> httpx.Response:
-    """The answer's head; a Ctrl-C that lands in the connecting is passed on to the main task, whose it is.
+async def _insisted(send: Callable[[], Awaitable[T]]) -> T:
+    """What ``send`` returns; a Ctrl-C that lands in its connecting is passed on to the main task, whose it is.
 
     Whoever calls this is protected from it, but trio connects in child tasks, which protection does not reach.
     """
     while True:
         try:
-            return await client.send(message, stream=True)
+            return await send()
         except BaseExceptionGroup as group:
             interrupts, rest = group.split(KeyboardInterrupt)
             if interrupts is None:

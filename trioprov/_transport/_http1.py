@@ -10,12 +10,13 @@ import collections
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeAlias, cast
+from typing import cast
 
 import httpx
 import trio
 
-from ._parser import BadRequest, Cut, NotHTTP, ResponseParser, request_bytes
+from ._outgoing import Message, Origin, origin_of
+from ._parser import BadRequest, Cut, Head, NotHTTP, ResponseParser, request_bytes
 from ._wires import Wire, connect
 
 # Extensions (httpx's word) of a request and of an answer: what is told before the first byte leaves, and the body.
@@ -24,10 +25,6 @@ BODY = "trioprov.body"
 
 # Servers close idle connections after 5 s (node's default); one that is reused at that edge fails in 2-10 % of tries.
 KEEPALIVE = 3.0
-
-_Origin: TypeAlias = tuple[str, str, int]
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class HTTP1Transport(httpx.AsyncBaseTransport):
@@ -42,26 +39,46 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
 
     def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
         self._context = context
-        self._idle: dict[_Origin, collections.deque[tuple[float, Wire]]] = {}
+        self._idle: dict[Origin, collections.deque[tuple[float, Wire]]] = {}
         self._busy: set[Wire] = set()
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        tell = cast("Callable[[bool], object]", request.extensions.get(TELL, _nobody))
+        tell = request.extensions.get(TELL, _nobody)
         tell(False)
         url = request.url
-        if url.scheme not in _PORTS:
-            raise httpx.UnsupportedProtocol(f"there is no way to speak {url.scheme!r}")
-        origin = (url.scheme, url.raw_host.decode("ascii").strip("[]"), url.port or _PORTS[url.scheme])
+        message = Message(
+            request.method, str(url), origin_of(url), url.raw_path, request.headers.raw, await request.aread()
+        )
+        limit = request.extensions.get("timeout", {}).get("connect")
+        answer = await self.exchange(message, tell, limit)
+        head = answer.head
+        return httpx.Response(
+            head.status,
+            headers=list(head.headers),
+            stream=answer,
+            extensions={"http_version": head.version, "reason_phrase": head.reason, BODY: answer},
+        )
+
+    async def exchange(
+        self, message: Message, tell: Callable[[bool], object], connect_timeout: float | None = None
+    ) -> Answer:
+        """The same without httpx's words: one request, and its answer as soon as the head of it is there.
+
+        Args:
+            tell: called with ``True`` immediately before the first byte leaves.
+            connect_timeout: seconds for connecting.
+
+        Raises:
+            httpx.TransportError: as httpx's own transport does.
+        """
         try:
-            data = request_bytes(
-                request.method.encode("ascii"), url.raw_path, request.headers.raw, await request.aread()
-            )
+            data = request_bytes(message.method.encode("ascii"), message.target, message.headers, message.body)
         except (BadRequest, UnicodeError) as exc:
             raise httpx.LocalProtocolError(str(exc)) from exc
-        wire = self._reused(origin) or await self._connected(origin, request)
-        parser = ResponseParser(request.method)
-        answer = Answer(self, origin, wire, parser)
+        origin = message.origin
+        wire = self._reused(origin) or await self._connected(origin, connect_timeout)
+        answer = Answer(self, origin, wire, ResponseParser(message.method))
         self._busy.add(wire)
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # else it would be, after this, and before a byte has left
@@ -70,14 +87,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         except BaseException:
             answer.leave()
             raise
-        head = parser.head
-        assert head is not None
-        return httpx.Response(
-            head.status,
-            headers=list(head.headers),
-            stream=answer,
-            extensions={"http_version": head.version, "reason_phrase": head.reason, BODY: answer},
-        )
+        return answer
 
     async def aclose(self) -> None:  # noqa: ASYNC124 - the interface's; there is nothing to wait for
         """Close all connections, those in use too; whoever uses one gets an error."""
@@ -87,7 +97,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         self._busy.clear()
         self._idle.clear()
 
-    def give_back(self, origin: _Origin, wire: Wire, *, reusable: bool) -> None:
+    def give_back(self, origin: Origin, wire: Wire, *, reusable: bool) -> None:
         """Nobody uses the connection any more."""
         self._busy.discard(wire)
         self._expire()
@@ -96,7 +106,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         else:
             wire.close()
 
-    def _reused(self, origin: _Origin) -> Wire | None:
+    def _reused(self, origin: Origin) -> Wire | None:
         """The connection that became idle last: the likeliest to be alive."""
         self._expire()
         idle = self._idle.get(origin)
@@ -115,9 +125,8 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
             if not idle:
                 del self._idle[origin]
 
-    async def _connected(self, origin: _Origin, request: httpx.Request) -> Wire:
+    async def _connected(self, origin: Origin, limit: float | None) -> Wire:
         scheme, host, port = origin
-        limit = request.extensions.get("timeout", {}).get("connect")
         context = self._context() if scheme == "https" else None
         try:
             with trio.fail_after(float("inf") if limit is None else limit):
@@ -131,7 +140,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
 class Answer(httpx.AsyncByteStream):
     """One request and its answer on a connection, which is given back as soon as the answer's last byte is here."""
 
-    def __init__(self, transport: HTTP1Transport, origin: _Origin, wire: Wire, parser: ResponseParser) -> None:
+    def __init__(self, transport: HTTP1Transport, origin: Origin, wire: Wire, parser: ResponseParser) -> None:
         self._transport = transport
         self._origin = origin
         self._wire = wire
@@ -139,6 +148,12 @@ class Answer(httpx.AsyncByteStream):
         self._block = b""
         self._sent = False
         self._left = False
+
+    @property
+    def head(self) -> Head:
+        """What it begins with; once it has begun."""
+        assert self._parser.head is not None
+        return self._parser.head
 
     async def begin(self, data: bytes) -> None:
         """Send the request, and read until the answer's head is there."""

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -20,12 +21,17 @@ import httpx
 from .._errors import ConnectionFailed
 from ..providers import Provider
 from ._http1 import KEEPALIVE, HTTP1Transport
+from ._interception import is_intercepted
 
-# Connecting is the one wait that no answer is lost by giving up; everything else has budgets and deadlines of ours.
-_TIMEOUT = httpx.Timeout(None, connect=30.0)
+# Seconds. Connecting is the one wait that no answer is lost by giving up; all else has budgets and deadlines of ours.
+CONNECT_TIMEOUT = 30.0
 
 # How many requests and streams one pool of httpx's carries at once.
 _USERS = 32
+
+
+# What a request is given to: our transport itself, or an httpx client.
+Carrier: TypeAlias = "HTTP1Transport | httpx.AsyncClient"
 
 
 class _NoCookies(httpx.Cookies):
@@ -62,11 +68,12 @@ class Pools:
         self._verify = verify
         self._trust_env = trust_env
         self._pools: dict[tuple[str | None, bool, bool], list[_Pool]] = {}
-        self._own: httpx.AsyncClient | None = None
+        self._own: HTTP1Transport | None = None
+        self._intercepted: httpx.AsyncClient | None = None
 
     @contextmanager
-    def borrow(self, provider: Provider, *, cleanup: bool = False) -> Generator[httpx.AsyncClient]:
-        """Use one of the clients for a provider: for cleaning up, one that no stream can keep from connecting.
+    def borrow(self, provider: Provider, *, cleanup: bool = False) -> Generator[Carrier]:
+        """Use one of the carriers for a provider: for cleaning up, one that no stream can keep from connecting.
 
         Raises:
             ConnectionFailed: there is no way to speak to such a proxy.
@@ -77,8 +84,13 @@ class Pools:
         if self._transport is None and provider.proxy is None and not self.may_be_proxied(provider.base_url):
             # It never queues, so that one serves all, streams and cleanups.
             if self._own is None:
-                self._own = self._client(HTTP1Transport(partial(self._context, True)))
-            yield self._own
+                self._own = HTTP1Transport(partial(self._context, True))
+            if not is_intercepted():
+                yield self._own
+                return
+            if self._intercepted is None:
+                self._intercepted = self._client(self._own)
+            yield self._intercepted
             return
         secure = provider.base_url.startswith("https:")
         pools = self._pools.setdefault((provider.proxy, secure, cleanup), [])
@@ -101,7 +113,7 @@ class Pools:
         pools, self._pools = self._pools, {}
         for pool in [pool for some in pools.values() for pool in some]:
             await pool.client.aclose()
-        own, self._own = self._own, None
+        own, self._own, self._intercepted = self._own, None, None
         if own is not None:
             await own.aclose()
 
@@ -128,7 +140,7 @@ class Pools:
             trust_env=self._trust_env,
             proxy=self._proxy(proxy),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE),
-            timeout=_TIMEOUT,
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
             follow_redirects=False,
         )
 

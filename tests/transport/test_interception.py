@@ -1,0 +1,179 @@
+"""Who stands between httpx and the network sees every request; and if nobody does, httpx's client is left out."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+import trioprov
+from trioprov import AllenAI
+from trioprov._transport import Transport
+from trioprov._transport._http1 import HTTP1Transport
+from trioprov.providers import Provider, Request
+from trioprov.testing import assert_no_orphans, open_emulator
+
+QUESTION = "Why is the sky blue?"
+
+Watch = Callable[[pytest.MonkeyPatch], list[object]]
+
+
+def wrapped(cls: type[Any], name: str) -> Watch:
+    """By a wrapper, as a tracer's: it has the name and the docstring of what it wraps."""
+
+    def watch(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+        seen: list[object] = []
+        inner = getattr(cls, name)
+
+        def wrapper(self: object, *args: Any, **how: Any) -> Any:
+            seen.append(args)
+            return inner(self, *args, **how)
+
+        wrapper.__name__, wrapper.__module__ = name, "httpx"
+        monkeypatch.setattr(cls, name, wrapper)
+        return seen
+
+    return watch
+
+
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """By the log that httpx keeps."""
+    seen: list[object] = []
+    logger = logging.getLogger("httpx")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logging.Logger.manager._clear_cache()  # pyright: ignore  - else it remembers the level it had
+    monkeypatch.setattr(logger, "handle", seen.append)
+    return seen
+
+
+@pytest.fixture
+def levels() -> Iterator[None]:
+    yield
+    logging.Logger.manager._clear_cache()  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        wrapped(httpx.AsyncClient, "send"),
+        wrapped(httpx.AsyncClient, "_send_single_request"),
+        wrapped(httpx.AsyncClient, "_transport_for_url"),
+        wrapped(HTTP1Transport, "handle_async_request"),
+        logged,
+    ],
+    ids=["send", "one request", "the choice of a transport", "the transport", "the log"],
+)
+@pytest.mark.usefixtures("levels")
+async def test_who_looks_on_sees_every_request_from_that_moment(
+    watch: Watch, service: type[Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_emulator(service) as emulator, trioprov.open_client() as client:
+        await trioprov.ask(QUESTION, emulator.provider, client=client)
+        before = len(emulator.requests)
+        with monkeypatch.context() as patch:
+            seen = watch(patch)
+            await trioprov.ask(QUESTION, emulator.provider, client=client)
+            assert len(seen) == len(emulator.requests) - before > 0
+        logging.Logger.manager._clear_cache()  # pyright: ignore
+        count = len(seen)
+        await trioprov.ask(QUESTION, emulator.provider, client=client)
+        assert len(seen) == count
+        assert_no_orphans(emulator)
+
+
+async def test_with_nobody_there_no_client_of_httpxs_is_made(
+    service: type[Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = wrapped(httpx.AsyncClient, "__init__")(monkeypatch)
+    async with open_emulator(service) as emulator:
+        assert (await trioprov.ask(QUESTION, emulator.provider)).text
+    assert not made
+
+
+def test_who_was_there_before_us_sees_every_request_too() -> None:
+    script = """
+        import httpx, respx
+        with respx.mock(using="httpx") as router:
+            route = router.post("https://olmo.test/v4/message/stream").respond(503)
+            import trio, trioprov
+            try:
+                trio.run(trioprov.ask, "Why?", trioprov.AllenAI(base_url="https://olmo.test"))
+            except trioprov.Overloaded:
+                print(route.call_count)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("1", "")
+
+
+@contextmanager
+def logging_requests() -> Generator[None]:
+    logger = logging.getLogger("httpx")
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+REQUESTS = {
+    "nothing": Request(method="GET", path="/hi", headers={}),
+    "a post of nothing": Request(method="POST", path="/", headers={"Accept": "*/*"}),
+    "json": Request(method="POST", path="/v1/hi", headers={}, json={"a": "ü\u2028", "b": [1.5, None]}),
+    "json under another name": Request(method="POST", path="/hi", headers={"content-type": "text/plain"}, json={}),
+    "a form": Request(method="POST", path="/hi", headers={}, form={"a b": "c&d=ü", "e": ""}),
+    "fields": Request(method="POST", path="/hi", headers={}, multipart=[("data", '{"ü": "\r\n"}'), ('a"\n', "2")]),
+    "a query": Request(method="DELETE", path="/api/chat", headers={}, query={"chat_id": "a b&c=d/ü", "x": ""}),
+    "a path with quotes": Request(method="GET", path="/a%2Fb/ü", headers={}),
+    "a path with dots": Request(method="GET", path="/a/../b/./c.d", headers={}),
+    "another host": Request(method="GET", path="/hi", headers={"Host": "olmo.test"}),
+    "no keep-alive": Request(method="GET", path="/hi", headers={"connection": "close", "accept-encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("prefix", ["", "/below/this"])
+async def test_a_request_is_the_same_to_the_last_byte_whichever_way_it_goes(
+    name: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boundary(_: int) -> str:
+        return "boundary"
+
+    monkeypatch.setattr(secrets, "token_hex", boundary)
+    came: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += await stream.receive_some()
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")), 0)
+        while len(body) < length:
+            body += await stream.receive_some()
+        came.append(head + b"\r\n\r\n" + body)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        provider = AllenAI(base_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}{prefix}")
+        transport = Transport()
+        assert (await transport.send(provider, REQUESTS[name])).body == b"hi"
+        with logging_requests():
+            assert (await transport.send(provider, REQUESTS[name])).body == b"hi"
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+    one, other = came
+    assert one == other
+    assert one.startswith(REQUESTS[name].method.encode() + b" " + prefix.encode() + b"/")

@@ -1,0 +1,46 @@
+"""Whether somebody has put something between httpx and the network: then it is to see our requests, too.
+
+With nobody there, httpx's client would do nothing but hand a request on to our transport, and its answer back; that
+costs twice what the rest of a request does. respx, mocks, tracers and loggers all work by one of the means looked for
+here, and with any of them requests go the long way.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+
+from ._http1 import HTTP1Transport
+
+_log = logging.getLogger("httpx")
+
+# What a request passes on that way, of which respx, for one, replaces the last but one.
+_PASSED: tuple[tuple[type[Any], str], ...] = (
+    (httpx.AsyncClient, "send"),
+    (httpx.AsyncClient, "_send_handling_auth"),
+    (httpx.AsyncClient, "_send_handling_redirects"),
+    (httpx.AsyncClient, "_send_single_request"),
+    (httpx.AsyncClient, "_transport_for_url"),
+    (HTTP1Transport, "handle_async_request"),
+)
+
+
+def _found() -> list[object]:
+    return [vars(cls).get(name) for cls, name in _PASSED]
+
+
+def _is_their_own(function: object) -> bool:
+    """Whether it was defined by its library; a wrapper may have the name, and not the module, of what it wraps."""
+    where: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return where.partition(".")[0] in ("httpx", __name__.partition(".")[0])
+
+
+# As they were installed; nothing, should somebody have been there before us, or httpx have changed.
+_installed = found if all(map(_is_their_own, found := _found())) else None
+
+
+def is_intercepted() -> bool:
+    """Whether a request has to go through httpx's client for somebody to see it."""
+    return _found() != _installed or _log.isEnabledFor(logging.INFO)
