@@ -697,3 +697,56 @@ async def test_a_cancelled_handshake_closes_its_connection(service: type[Provide
         left_open = not closed.is_set()
     gc.collect()
     assert not left_open
+
+
+class LateEnd:
+    """Sends the end of a body some time after the last line of it, as a server does that has an answer to store."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.connections = 0
+        self.asked = 0
+        self.deleted_on: list[int] = []
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        self.connections += 1
+        number = self.connections
+        while head := await request_of(stream):
+            if head.startswith(b"DELETE"):
+                self.deleted_on.append(number)
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull")
+                continue
+            self.asked += 1
+            await stream.send_all(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(WHOLE))
+            await trio.sleep(self.delay)
+            await stream.send_all(b"0\r\n\r\n")
+
+
+async def test_the_end_of_a_body_is_waited_for_a_moment_so_that_its_connection_is_used_again() -> None:
+    server = LateEnd(0.02)
+    async with serving(server) as port, trioprov.open_client() as client:
+        provider = AllenAI(base_url=f"http://127.0.0.1:{port}")
+        async with trioprov.open_session(provider, client=client) as session:
+            for _ in range(2):
+                async with session.ask(QUESTION) as reply:
+                    assert (await reply.wait()).text == "Grüße, 🌍"
+        await trioprov.ask(QUESTION, provider, client=client)
+    assert (server.connections, server.asked, server.deleted_on) == (1, 3, [1, 1])
+
+
+async def test_nobody_waits_long_for_the_end_of_a_body_that_does_not_come() -> None:
+    server = LateEnd(math.inf)
+    async with serving(server) as port, trioprov.open_client() as client:
+        provider = AllenAI(base_url=f"http://127.0.0.1:{port}")
+        begun = trio.current_time()
+        async with trioprov.open_session(provider, client=client) as session:
+            async with session.ask(QUESTION) as reply:
+                assert (await reply.wait()).text == "Grüße, 🌍"
+            told = trio.current_time() - begun
+            async with session.ask(QUESTION) as reply:
+                assert (await reply.wait()).text == "Grüße, 🌍"
+        assert session.cleanup is not None
+        assert session.cleanup.outcome == "deleted"
+        assert trio.current_time() - begun < 2
+        assert told < 1
+    assert (server.asked, server.deleted_on) == (2, [3])

@@ -45,6 +45,8 @@ class Line:
         self._ticket: trio.Event | None = None
         self.draining = False
         """Whether an answer is being read that the service cannot stop giving."""
+        self.lingering = False
+        """Whether all of an answer is here, and only the end of its body is waited for."""
         self.ended_at: float | None = None
         """When, on trio's clock, the session ended; set before `break_off`."""
 
@@ -57,10 +59,11 @@ class Line:
                 yield self._scope
             finally:
                 self._scope = None
+                self.lingering = False
 
     def break_off(self) -> None:
         """Break off what nobody wants any more, as soon as nothing is lost by it; not a checkpoint."""
-        if self._scope is None or not self._unwanted():
+        if self._scope is None or self.lingering or not self._unwanted():
             return
         half = self._client.cleanup_timeout / 2
         if self._creating:

@@ -16,8 +16,9 @@ from ._line import Line, Unwanted
 from ._transcript import Transcript
 from .providers import Message, Response, Stream
 
-# How long a finished stream is read on, in the background, for the end of its body: then its connection can be reused.
-_LINGER = 0.25
+# How long a finished stream is read on, in seconds, for the end of its body, which servers send a moment after the
+# last event: then its connection can be reused. A new one takes about as long, where it is encrypted and far away.
+_LINGER = 0.1
 
 
 class Turn:
@@ -103,11 +104,11 @@ class Turn:
                 line.break_off()  # what is unwanted had to go on until the id was known
             if not all(isinstance(event, Queued) for event in events):
                 line.account_free()
+            line.lingering = decoder.finished
             await self._write(stream, debt, line, events)
             if decoder.finished:
                 line.draining = False
                 self.ended.set()
-                line.break_off()
                 line.limit(trio.current_time() + _LINGER)
             return True
 
