@@ -167,7 +167,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         session._asking = False  # pyright: ignore[reportPrivateUsage]
         turn.transcript.stop()
         owner = session._owner  # pyright: ignore[reportPrivateUsage]
-        if waits(owner, exc):
+        if not turn.ended.is_set() and waits(owner, exc):
             with trio.CancelScope(shield=True, relative_deadline=owner.client.cleanup_timeout):
                 await turn.ended.wait()
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime
 import email.utils
 import zlib
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import httpx
 import trio
 
-from .._errors import ConnectionFailed, IncompleteReply, RemoteProtocolError
+from .._errors import ConnectionFailed, IncompleteReply, RemoteProtocolError, TrioprovError
 from ..providers import Response
 from ._http1 import BODY, Answer
 
 # An answer that is not a stream: ids, states, error texts. A gateway's error page is larger than any of these.
 MAX_BODY = 1024 * 1024
+
+# What the HTTP library raises. The last: there is no such host name.
+THEIRS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError)
 
 
 class Arrived:
@@ -65,7 +67,7 @@ async def whole(arrived: Arrived, method: str) -> Response:
     """The answer to a request of that method, read to its end.
 
     Raises:
-        ConnectionFailed, RemoteProtocolError: it has none, or not within 1 MiB.
+        RemoteProtocolError: it has none within 1 MiB.
     """
     body = bytearray()
 
@@ -73,8 +75,7 @@ async def whole(arrived: Arrived, method: str) -> Response:
         body.extend(data)
         return len(body) <= MAX_BODY
 
-    with translated():
-        await pump(arrived, receive)
+    await pump(arrived, receive)
     if len(body) > MAX_BODY:
         raise RemoteProtocolError(f"the answer to a {method} is larger than {MAX_BODY} bytes")
     wait = arrived.header(b"retry-after")
@@ -150,21 +151,17 @@ def _decoder(encoding: str) -> Callable[[bytes], bytes]:
     return decoded
 
 
-@contextmanager
-def translated(*, in_body: bool = False) -> Generator[None]:
-    """The HTTP library's errors in our words, each kept as the cause."""
-    try:
-        yield
-    except httpx.RemoteProtocolError as exc:
-        # httpx has one class for "not HTTP" and for a connection that was closed too early.
-        if in_body and "peer closed connection" in str(exc):
-            raise IncompleteReply("the connection was closed in the middle of the reply") from exc
-        if "disconnected" in str(exc) or "peer closed connection" in str(exc):
-            raise ConnectionFailed(f"the server closed the connection: {exc}") from exc
-        raise RemoteProtocolError(f"the server did not speak HTTP: {exc}") from exc
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError) as exc:  # the last: no such host name
-        what = str(exc) or type(exc).__name__
-        raise ConnectionFailed(f"the connection failed: {what}") from exc
+def in_our_words(exc: Exception, *, in_body: bool = False) -> TrioprovError:
+    """What one of `THEIRS` means; raise it from that."""
+    said = str(exc) or type(exc).__name__
+    if not isinstance(exc, httpx.RemoteProtocolError):
+        return ConnectionFailed(f"the connection failed: {said}")
+    # httpx has one class for "not HTTP" and for a connection that was closed too early.
+    if in_body and "peer closed connection" in said:
+        return IncompleteReply("the connection was closed in the middle of the reply")
+    if "disconnected" in said or "peer closed connection" in said:
+        return ConnectionFailed(f"the server closed the connection: {said}")
+    return RemoteProtocolError(f"the server did not speak HTTP: {said}")
 
 
 def _retry_after(value: str) -> float | None:

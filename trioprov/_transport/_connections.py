@@ -24,15 +24,17 @@ import httpx
 import trio
 
 from ..providers import Provider, Request, Response
-from ._bodies import Arrived, pump, translated, whole
+from ._bodies import THEIRS, Arrived, in_our_words, pump, whole
 from ._http1 import TELL, HTTP1Transport
 from ._outgoing import Message, built
-from ._pools import CONNECT_TIMEOUT, Carrier, Pools
+from ._pools import CONNECT_TIMEOUT, Carrier, Loan, Pools
 
 T = TypeVar("T")
 
 # How many cleanups may talk to one server at once.
 _CLEANUPS = 16
+
+_UNLIMITED: AbstractAsyncContextManager[None] = nullcontext()
 
 
 class Exchange:
@@ -103,20 +105,25 @@ class Transport:
             ConnectionFailed: there was no connection, or it broke.
             RemoteProtocolError: what came was not HTTP, or more than 1 MiB.
         """
-        async with self._limiter or _unlimited():
-            with self._pools.borrow(provider) as carrier:
-                return await whole(
-                    await self._start(carrier, provider, request, exchange or Exchange()), request.method
-                )
+        async with self._limiter or _UNLIMITED:
+            return await self._send(self._pools.borrow(provider), provider, request, exchange or Exchange())
 
     async def send_cleanup(self, provider: Provider, request: Request) -> Response:
         """The same, without waiting for `max_connections`; call it inside `cleanup_slot`."""
-        with self._pools.borrow(provider, cleanup=True) as carrier:
-            return await whole(await self._start(carrier, provider, request, Exchange()), request.method)
+        return await self._send(self._pools.borrow(provider, cleanup=True), provider, request, Exchange())
 
-    def cleanup_slot(self, provider: Provider) -> AbstractAsyncContextManager[object]:
-        """Be one of the few who clean up on the provider's server at once."""
-        return self._cleanups.setdefault(provider.base_url, trio.CapacityLimiter(_CLEANUPS))
+    async def _send(self, loan: Loan, provider: Provider, request: Request, exchange: Exchange) -> Response:
+        try:
+            with loan as carrier:
+                return await whole(await self._start(carrier, provider, request, exchange), request.method)
+        except THEIRS as exc:
+            raise in_our_words(exc) from exc
+
+    def cleanup_slot(self, provider: Provider) -> AbstractAsyncContextManager[None]:
+        """Be one of the few who clean up on the provider's server at once; a checkpoint only if there are too many."""
+        if provider.base_url not in self._cleanups:
+            self._cleanups[provider.base_url] = trio.CapacityLimiter(_CLEANUPS)
+        return _Slot(self._cleanups[provider.base_url])
 
     async def stream(
         self,
@@ -135,40 +142,34 @@ class Transport:
             IncompleteReply: the body was cut.
             RemoteProtocolError: what came was not HTTP.
         """
-        async with self._limiter or _unlimited():
-            with self._pools.borrow(provider) as carrier:
-                return await self._stream(carrier, provider, request, exchange, receive)
-
-    async def _stream(
-        self,
-        carrier: Carrier,
-        provider: Provider,
-        request: Request,
-        exchange: Exchange,
-        receive: Callable[[bytes], Awaitable[bool]],
-    ) -> Response | None:
-        arrived = await self._start(carrier, provider, request, exchange)
-        if not arrived.is_success:
-            return await whole(arrived, request.method)
-        pumping = pump(arrived, receive)
-        del arrived  # where httpx is between, it is an eighth of what a stream holds, and not needed any more
-        with translated(in_body=True):
-            await pumping
-        return None
+        async with self._limiter or _UNLIMITED:
+            in_body = False
+            try:
+                with self._pools.borrow(provider) as carrier:
+                    arrived = await self._start(carrier, provider, request, exchange)
+                    if not arrived.is_success:
+                        return await whole(arrived, request.method)
+                    in_body = True
+                    pumping = pump(arrived, receive)
+                    # Where httpx is between, it is an eighth of what a stream holds, and not needed any more.
+                    del arrived
+                    await pumping
+            except THEIRS as exc:
+                raise in_our_words(exc, in_body=in_body) from exc
+            return None
 
     async def aclose(self) -> None:
         """Close every connection; those of a transport that was given to us too, as httpx does."""
         await self._pools.aclose()
 
     async def _start(self, carrier: Carrier, provider: Provider, request: Request, exchange: Exchange) -> Arrived:
-        with translated():
-            message = built(provider, request)
-            if isinstance(carrier, HTTP1Transport):
-                answer = await _insisted(partial(carrier.exchange, message, exchange.tell, CONNECT_TIMEOUT))
-            else:
-                answer = await self._through_httpx(carrier, message, exchange)
-            exchange.sent = True
-            return Arrived(answer)
+        message = built(provider, request)
+        if isinstance(carrier, HTTP1Transport):
+            answer = await _insisted(partial(carrier.exchange, message, exchange.tell, CONNECT_TIMEOUT))
+        else:
+            answer = await self._through_httpx(carrier, message, exchange)
+        exchange.sent = True
+        return Arrived(answer)
 
     async def _through_httpx(self, client: httpx.AsyncClient, message: Message, exchange: Exchange) -> httpx.Response:
         request = message.for_httpx()
@@ -187,8 +188,20 @@ class Transport:
             await exchange.drop_handshake()  # noqa: ASYNC102 - it shields itself
 
 
-def _unlimited() -> AbstractAsyncContextManager[object]:
-    return nullcontext()
+class _Slot(AbstractAsyncContextManager[None]):
+    """A place under a limit; taking one that is free is no checkpoint, and so no turn of the event loop."""
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._limiter.acquire()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._limiter.release()
 
 
 async def _insisted(send: Callable[[], Awaitable[T]]) -> T:

@@ -7,7 +7,7 @@ answer ends (RFC 9112, 6.3), how much of anything may come, and whether the conn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httptools
@@ -42,19 +42,22 @@ class Cut(Exception):
     """The connection ended before the answer did."""
 
 
-def request_bytes(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+def request_bytes(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
     """A request, with the length that its body has, whatever its headers say.
 
     Raises:
         BadRequest: a part of it would end its line, or is no name.
     """
-    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-        raise BadRequest("the method or the address is not one that can be sent")
+    names = [method, *[name for name, _ in headers]]
+    values = b"".join([value for _, value in headers])
+    # All names at once, and all values: one by one, this is a tenth of what a request costs.
+    if not (
+        all(names) and _TOKEN.fullmatch(b"".join(names)) and _TARGET.fullmatch(target) and _VALUE.fullmatch(values)
+    ):
+        raise _blame(headers)
     lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
     counted = bool(body)
     for name, value in headers:
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise BadRequest(f"the header {name.decode('latin-1')!r} is not one that can be sent")
         if name.lower() in (b"content-length", b"transfer-encoding"):
             counted = True
         else:
@@ -62,6 +65,13 @@ def request_bytes(method: bytes, target: bytes, headers: Iterable[tuple[bytes, b
     if counted:
         lines.append(b"Content-Length: %d\r\n" % len(body))
     return b"".join([*lines, b"\r\n", body])
+
+
+def _blame(headers: Sequence[tuple[bytes, bytes]]) -> BadRequest:
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            return BadRequest(f"the header {name.decode('latin-1')!r} is not one that can be sent")
+    return BadRequest("the method or the address is not one that can be sent")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -31,7 +30,8 @@ _USERS = 32
 
 
 # What a request is given to: our transport itself, or an httpx client.
-Carrier: TypeAlias = "HTTP1Transport | httpx.AsyncClient"
+Carrier: TypeAlias = HTTP1Transport | httpx.AsyncClient
+Loan: TypeAlias = AbstractContextManager[HTTP1Transport] | AbstractContextManager[httpx.AsyncClient]
 
 
 class _NoCookies(httpx.Cookies):
@@ -52,10 +52,19 @@ class _Client(httpx.AsyncClient):
 _NO_COOKIES = _NoCookies()
 
 
-class _Pool:
+class _Pool(AbstractContextManager[httpx.AsyncClient]):
+    """A pool of httpx's; entered by each of its users."""
+
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
         self.users = 0
+
+    def __enter__(self) -> httpx.AsyncClient:
+        self.users += 1
+        return self.client
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.users -= 1
 
 
 class Pools:
@@ -71,9 +80,10 @@ class Pools:
         self._own: HTTP1Transport | None = None
         self._intercepted: httpx.AsyncClient | None = None
 
-    @contextmanager
-    def borrow(self, provider: Provider, *, cleanup: bool = False) -> Generator[Carrier]:
+    def borrow(self, provider: Provider, *, cleanup: bool = False) -> Loan:
         """Use one of the carriers for a provider: for cleaning up, one that no stream can keep from connecting.
+
+        Enter it at once: until then, it is not counted.
 
         Raises:
             ConnectionFailed: there is no way to speak to such a proxy.
@@ -86,12 +96,10 @@ class Pools:
             if self._own is None:
                 self._own = HTTP1Transport(partial(self._context, True))
             if not is_intercepted():
-                yield self._own
-                return
+                return nullcontext(self._own)
             if self._intercepted is None:
                 self._intercepted = self._client(self._own)
-            yield self._intercepted
-            return
+            return nullcontext(self._intercepted)
         secure = provider.base_url.startswith("https:")
         pools = self._pools.setdefault((provider.proxy, secure, cleanup), [])
         # A transport of somebody else's is one pool, whatever it is inside.
@@ -102,11 +110,7 @@ class Pools:
             except ImportError as exc:
                 raise ConnectionFailed("a SOCKS proxy needs: pip install 'trioprov[socks]'") from exc
             pools.append(pool)
-        pool.users += 1
-        try:
-            yield pool.client
-        finally:
-            pool.users -= 1
+        return pool
 
     async def aclose(self) -> None:
         """Close every pool."""
