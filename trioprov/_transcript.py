@@ -106,8 +106,8 @@ class Transcript:
         self.server_text: str | None = None
         self.changed: Callable[[], None] = lambda: None
         self.waits_for_old_answer = False
-        self._text: list[Token] = []
-        self._joined = "", 0  # the first so many of them
+        self._joined = "", 0  # the tokens among the first so many events
+        self._length = 0  # of all tokens, in characters
         self._size = 0
         self._max_bytes = max_bytes
         self._position = math.inf
@@ -126,9 +126,10 @@ class Transcript:
     def text(self) -> str:
         """All tokens, joined; for any thread."""
         text, count = self._joined
-        end = len(self._text)
+        events = self.log.items
+        end = len(events)
         if count < end:
-            text += "".join(self._text[count:end])
+            text += "".join([event for event in events[count:end] if isinstance(event, str)])
             self._joined = text, end
         return text
 
@@ -179,7 +180,7 @@ class Transcript:
     def _tail(self, content: Sequence[Event], server_text: str) -> list[Event]:
         """What the service's own final text has beyond the tokens, if it begins with them."""
         more = [event for event in content if isinstance(event, str)]
-        if len(server_text) <= sum(map(len, self._text)) + sum(map(len, more)):  # nearly always, so nothing is joined
+        if len(server_text) <= self._length + sum(map(len, more)):  # nearly always, so nothing is joined
             return []
         text = "".join([self.text, *more])
         return [server_text[len(text) :]] if server_text.startswith(text) else []
@@ -212,16 +213,14 @@ class Transcript:
             self._publish_what_fits(events)
             return
         self._size += size
-        self._text.append(text)
+        self._length += len(text)
         self.log.publish(events)
 
     def _publish_what_fits(self, events: Sequence[Event]) -> None:
         for count, event in enumerate(events):
             self._size += len(event.encode("utf-8", "replace")) if isinstance(event, str) else _EVENT_BYTES
             if self._size > self._max_bytes:
-                fitting = events[:count]
-                self._text += [event for event in fitting if isinstance(event, str)]
-                self.log.publish(fitting)
+                self.log.publish(events[:count])
                 self.fail(RemoteProtocolError(f"the reply is longer than max_reply_bytes ({self._max_bytes} bytes)"))
                 return
 

@@ -97,12 +97,13 @@ class Turn:
 
         async def receive(data: bytes) -> bool:
             events = decoder.receive_data(data)
-            known = debt.conversation.id is not None
-            debt.remember(decoder.conversation)
-            if not known:
-                await debt.record()
-                line.break_off()  # what is unwanted had to go on until the id was known
-            if not all(isinstance(event, Queued) for event in events):
+            if decoder.conversation is not debt.conversation:
+                known = debt.conversation.id is not None
+                debt.remember(decoder.conversation)
+                if not known:
+                    await debt.record()
+                    line.break_off()  # what is unwanted had to go on until the id was known
+            if provider.one_pending_per_account and not all(isinstance(event, Queued) for event in events):
                 line.account_free()
             line.lingering = decoder.finished
             await self._write(stream, debt, line, events)

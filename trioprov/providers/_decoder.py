@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._conversation import Conversation
@@ -35,26 +34,26 @@ class Decoder(ABC):
 
     def receive_data(self, data: bytes) -> list[Event]:
         """The events that ``data`` completes; a `Finish` is the last of them. Never raises for what a server sent."""
-        return self._run(lambda events: self.decode(data, events))
-
-    def receive_eof(self) -> list[Event]:
-        """The events at the end of the body: without the protocol's own end marker, an `IncompleteReply`."""
-
-        def end(events: list[Event]) -> None:
-            self.decode_eof(events)
-            if not (events and isinstance(events[-1], Finish)):
-                raise IncompleteReply("the stream ended before the service said that the reply was complete")
-
-        return self._run(end)
-
-    def _run(self, decode: Callable[[list[Event]], None]) -> list[Event]:
         events: list[Event] = []
         if not self.finished:
             try:
-                decode(events)
+                self.decode(data, events)
             except TrioprovError as exc:
                 events.append(Finish("error", exc))
             self.finished = bool(events) and isinstance(events[-1], Finish)
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """The events at the end of the body: without the protocol's own end marker, an `IncompleteReply`."""
+        events: list[Event] = []
+        if not self.finished:
+            try:
+                self.decode_eof(events)
+                if not (events and isinstance(events[-1], Finish)):
+                    raise IncompleteReply("the stream ended before the service said that the reply was complete")
+            except TrioprovError as exc:
+                events.append(Finish("error", exc))
+            self.finished = True
         return events
 
 
