@@ -222,3 +222,31 @@ async def gone(emulator: Emulator[Any], within: float = 5.0) -> None:
     with trio.fail_after(within):
         while emulator.conversations or not emulator.requests:
             await trio.sleep(0.01)
+
+
+class BreakingNetwork:
+    """Passes everything on, and cuts each of the first connections after some bytes."""
+
+    def __init__(self, port: int, cuts: list[int]) -> None:
+        self.port = port
+        self.cuts = cuts
+        self.connections = 0
+
+    async def serve(self, stream: trio.SocketStream, begun: bytes = b"") -> None:
+        """One connection, of which so much was read already."""
+        self.connections += 1
+        left = self.cuts.pop(0) if self.cuts else 1 << 30
+        onward = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream, onward, trio.open_nursery() as nursery:
+            await onward.send_all(begun)
+            nursery.start_soon(self._pass, stream, onward, 1 << 30)
+            await self._pass(onward, stream, left)
+            nursery.cancel_scope.cancel()
+
+    async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream, left: int) -> None:
+        try:
+            while left > 0 and (data := await source.receive_some()):
+                await sink.send_all(data[:left])
+                left -= len(data)
+        except trio.BrokenResourceError:
+            pass

@@ -14,7 +14,7 @@ import trio
 from trioprov import H2o
 from trioprov.testing import open_emulator
 
-from .conftest import Server, gone
+from .conftest import BreakingNetwork, Server, gone
 
 READER = """
 setInterval(() => {}, 1000); // what waits to come back keeps no Node alive
@@ -47,32 +47,6 @@ pytestmark = [
     pytest.mark.skipif(not has_event_source(), reason="needs a Node with an EventSource (20.18 or later)"),
     pytest.mark.parametrize("one_server", ["uvicorn", "hypercorn-asyncio", "hypercorn-trio"], indirect=True),
 ]
-
-
-class BreakingNetwork:
-    """Passes everything on, and cuts each of the first connections after some bytes."""
-
-    def __init__(self, port: int, cuts: list[int]) -> None:
-        self.port = port
-        self.cuts = cuts
-        self.connections = 0
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        self.connections += 1
-        left = self.cuts.pop(0) if self.cuts else 1 << 30
-        onward = await trio.open_tcp_stream("127.0.0.1", self.port)
-        async with stream, onward, trio.open_nursery() as nursery:
-            nursery.start_soon(self._pass, stream, onward, 1 << 30)
-            await self._pass(onward, stream, left)
-            nursery.cancel_scope.cancel()
-
-    async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream, left: int) -> None:
-        try:
-            while left > 0 and (data := await source.receive_some()):
-                await sink.send_all(data[:left])
-                left -= len(data)
-        except trio.BrokenResourceError:
-            pass
 
 
 async def test_an_event_source_resumes_what_was_cut_and_comes_back_no_more_after_the_end(server: Server) -> None:
