@@ -1,4 +1,4 @@
-"""httpx clients: one on our own transport; where there is a proxy, some with a pool of httpx's that few use at once.
+"""Who carries a request: our own transport; where there is a proxy, clients with pools of httpx's that few use at once.
 
 httpcore looks at every connection of a pool for every request: with a thousand streams in one pool, that costs more
 than all else together (encode/httpcore#1035). So a pool of its takes a few users, and the next ones get another; and
