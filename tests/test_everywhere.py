@@ -158,6 +158,12 @@ async def again(provider: Provider, _: Client) -> None:
         assert (await trioprov.ask(QUESTION, provider, client=client)).text == "Light scatters."
 
 
+async def through_httpx(provider: Provider, _: Client) -> None:
+    """As with a proxy, or a transport of the user's."""
+    async with trioprov.open_client(transport=httpx.AsyncHTTPTransport(verify=False)) as client:
+        assert (await trioprov.ask(QUESTION, provider, client=client)).text == "Light scatters."
+
+
 ALONE: Sequence[Callable[[Provider, Client], Awaitable[object]]] = (
     open_and_exit,
     ask_and_read,
@@ -168,6 +174,7 @@ ALONE: Sequence[Callable[[Provider, Client], Awaitable[object]]] = (
     stop_and_go_on,
     keep_and_delete,
     in_a_nursery,
+    through_httpx,
 )
 
 # The request that a server which has no time refuses.
