@@ -672,7 +672,8 @@ async def test_cancelling_a_stream_over_tls_leaves_nothing() -> None:
                 await trio.sleep(0.01)
 
 
-async def test_a_cancelled_handshake_closes_its_connection(service: type[Provider]) -> None:
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "httpx's"])
+async def test_a_cancelled_handshake_closes_its_connection(service: type[Provider], theirs: bool) -> None:
     hello, closed = trio.Event(), trio.Event()
 
     async def silent(stream: trio.abc.Stream) -> None:
@@ -682,7 +683,8 @@ async def test_a_cancelled_handshake_closes_its_connection(service: type[Provide
             await stream.receive_some(65536)
         closed.set()
 
-    async with serving(silent) as port, trioprov.open_client() as client:
+    transport = httpx.AsyncHTTPTransport() if theirs else None
+    async with serving(silent) as port, trioprov.open_client(transport=transport) as client:
         provider = service(base_url=f"https://127.0.0.1:{port}", cookies={"next-auth.session-token": "abcdef"})
         async with trio.open_nursery() as nursery:
 

@@ -57,7 +57,8 @@ class Exchange:
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpcore's trace hook, which is called before and after each step of a connection."""
-        self.told = True
+        if not self.told:
+            self.told, self.sent = True, False  # who calls it tells all, and this is the beginning
         if event.endswith("connect_tcp.complete"):
             self._handshaking = info["return_value"]
         elif event.endswith(("start_tls.complete", "send_request_headers.started")):
@@ -174,7 +175,7 @@ class Transport:
     async def _through_httpx(self, client: httpx.AsyncClient, message: Message, exchange: Exchange) -> httpx.Response:
         request = message.for_httpx()
         request.extensions |= {TELL: exchange.tell, "trace": exchange.trace}
-        # A transport of somebody else's need not call the hook; until it fails to connect, it may have sent.
+        # A transport of somebody else's need not call a hook; until it does, or fails to connect, it may have sent.
         exchange.sent = self._foreign
         try:
             return await _insisted(partial(client.send, request, stream=True))
