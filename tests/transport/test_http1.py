@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import struct
@@ -21,6 +22,7 @@ import trustme
 import trioprov
 from trioprov import AllenAI, H2o
 from trioprov._transport._http1 import BODY, KEEPALIVE, TELL, HTTP1Transport
+from trioprov._transport._wires import Wire
 from trioprov.testing import assert_no_orphans, open_emulator
 from trioprov.testing._memory import MemoryNetwork, MemorySocket
 from trioprov.testing._strike import Points, cancel
@@ -235,6 +237,63 @@ async def test_an_answer_that_is_left_early_takes_its_connection_with_it(network
         await all_closed(server)
         with pytest.raises(httpx.StreamClosed):
             await answer.receive()
+
+
+async def answered(transport: HTTP1Transport, url: str) -> httpx.Response:
+    return await transport.handle_async_request(httpx.Request("GET", url))
+
+
+async def body_of(response: httpx.Response) -> bytes:
+    """Without a client that would close the response."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return b"".join([data async for data in response.stream])
+
+
+async def test_an_answer_that_has_come_gives_its_connection_back_whether_or_not_it_is_closed(network: Network) -> None:
+    async def slowly(stream: trio.abc.Stream) -> None:
+        await stream.send_all(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await trio.sleep(0.01)
+        await stream.send_all(b"0\r\n\r\n")
+
+    server = Server(nothing=b"HTTP/1.1 204 No Content\r\n\r\n", slowly=slowly)
+    async with network(server) as url:
+        transport = HTTP1Transport(lambda: CLIENT)
+        responses = [await answered(transport, f"{url}/nothing") for _ in range(2)]  # not even looked at
+        for _ in range(2):
+            responses.append(await answered(transport, f"{url}/slowly"))
+            assert await body_of(responses[-1]) == b"hi"
+        assert server.connections == 1
+        await transport.aclose()
+
+
+async def test_an_answer_that_broke_closes_its_connection_whether_or_not_it_is_closed(network: Network) -> None:
+    broken = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nnonsense\r\n"
+    server = Server(broken=broken)  # and the server holds the connection open
+    async with network(server) as url:
+        transport = HTTP1Transport(lambda: CLIENT)
+        response = await answered(transport, f"{url}/broken")
+        with pytest.raises(httpx.RemoteProtocolError), trio.fail_after(5):
+            await body_of(response)
+        await all_closed(server)
+        await transport.aclose()
+
+
+async def test_what_is_asked_of_a_closed_transport_leaves_no_connection(network: Network) -> None:
+    server = Server()
+    async with network(server) as url:
+        transport = HTTP1Transport(lambda: CLIENT)
+        await transport.aclose()
+        assert await body_of(await answered(transport, f"{url}/hi")) == b"hi"
+        await all_closed(server)
+
+
+async def test_a_connection_that_is_closed_is_not_remembered() -> None:
+    server = Server(close=NOT_AGAIN["close"])
+    async with Memory()(server) as url, client_of() as client:
+        for _ in range(5):
+            await client.get(f"{url}/close")
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, Wire)]
 
 
 async def test_closing_the_client_wakes_who_uses_it(network: Network) -> None:

@@ -100,7 +100,6 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
     def give_back(self, origin: Origin, wire: Wire, *, reusable: bool) -> None:
         """Nobody uses the connection any more."""
         self._busy.discard(wire)
-        self._expire()
         if reusable and not self._closed:
             self._idle.setdefault(origin, collections.deque()).append((trio.current_time(), wire))
         else:
