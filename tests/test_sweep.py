@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 import trio
 from children import Child, child
@@ -829,9 +830,58 @@ async def test_a_sweep_cancelled_under_a_lock_leaves_its_rows_to_the_next(tmp_pa
                     await until(lambda: deletes(emulator).total() == 3)
                     locker = await locked(path)
                     scope.cancel()
+                    begun = time.monotonic()
+            assert time.monotonic() - begun < 3
             await locker()
             await trio.sleep(0.5)
             assert await trioprov.sweep(path) == SweepReport(deleted=3)
+
+
+async def test_a_sweep_cancelled_under_a_lock_that_is_soon_given_up_leaves_its_rows_to_other_processes(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="delete", hang=True, times=3)]) as emulator:
+        await crashed(path, emulator, 3, asked=False)
+        with Journal(path).open():  # this process lives on, and has the journal open
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trioprov.sweep, path)
+                    await until(lambda: deletes(emulator).total() == 3)
+                    free = await locked(path)
+                    scope.cancel()
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(0.3)
+                        await free()
+            async with child("sweep", journal=str(path), providers=[]) as other:
+                assert (await other.do("sweep"))["deleted"] == 3
+        assert_no_orphans(emulator)
+
+
+async def test_a_cancelled_sweep_closes_its_connections_and_waits_for_no_long_goodbye(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """httpx may have to say something to a proxy, and may begin by looking whether it is cancelled."""
+    aclose = httpx.AsyncClient.aclose
+
+    async def slowly(self: httpx.AsyncClient) -> None:
+        await trio.lowlevel.checkpoint()
+        await aclose(self)
+        with trio.move_on_after(5):
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(httpx.AsyncClient, "aclose", slowly)
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="delete", hang=True)]) as emulator:
+        await crashed(path, emulator, 2, asked=False)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trioprov.sweep, path)
+                await until(lambda: deletes(emulator).total() == 2 and len(emulator.conversations) == 1)
+                scope.cancel()
+                begun = time.monotonic()
+        assert time.monotonic() - begun < 3
+        await until(lambda: emulator.connections == 0)
 
 
 async def locked(path: Path) -> Callable[[], Any]:
