@@ -143,16 +143,12 @@ class Ledger:
         return self._db.execute(f"PRAGMA {pragma}").fetchone()[0]
 
     def _create(self) -> None:
-        self._db.execute("BEGIN EXCLUSIVE")
-        try:
-            if self._number("user_version") == 0:  # nobody was faster
-                for statement in _SCHEMA.strip().split(";\n"):
-                    if statement.strip():
-                        self._db.execute(statement)
-                self._db.execute("INSERT INTO secret VALUES (?)", (secrets.token_bytes(32),))
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+        self._db.execute("BEGIN EXCLUSIVE")  # if it fails after this, the connection is closed, which undoes it
+        if self._number("user_version") == 0:  # nobody was faster
+            for statement in _SCHEMA.strip().split(";\n"):
+                if statement.strip():
+                    self._db.execute(statement)
+            self._db.execute("INSERT INTO secret VALUES (?)", (secrets.token_bytes(32),))
         self._db.execute("COMMIT")
 
     def close(self) -> None:
