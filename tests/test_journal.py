@@ -157,6 +157,27 @@ def test_a_file_that_others_could_read_is_narrowed_and_its_companions_with_it(tm
         assert modes(path) == dict.fromkeys(["", "-wal", "-shm", "-owners"], "0o600")
 
 
+def test_a_new_journal_is_for_its_owner_alone_before_anything_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has opened a file can read it for ever, whatever its mode becomes."""
+    path = tmp_path / "owed.db"
+    connect = sqlite3.connect
+    seen: list[dict[str, str]] = []
+
+    def connected(*args: Any, **more: Any) -> sqlite3.Connection:
+        seen.append(modes(path))
+        return connect(*args, **more)
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    before = os.umask(0)
+    try:
+        Journal(path).open().close()
+    finally:
+        os.umask(before)
+    assert seen == [dict.fromkeys(["", "-owners"], "0o600")]
+
+
 # -- What is in it ----------------------------------------------------------------------------------------------------
 
 SECRETS = {
@@ -266,6 +287,48 @@ async def test_what_was_minted_vanishes_with_its_row(service: type[Provider], tm
         assert found(identities, raw(path)) == []
         assert Journal(path).entries() == []
         assert found(identities, raw(path)) == []
+
+
+@pytest.fixture
+def careless(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """An SQLite that was built to overwrite nothing and to flush nothing unless it is told to; its connections."""
+    connect = sqlite3.connect
+    connections: list[sqlite3.Connection] = []
+
+    def connected(*args: Any, **more: Any) -> sqlite3.Connection:
+        connections.append(connect(*args, **more))
+        connections[-1].execute("PRAGMA secure_delete = OFF")
+        connections[-1].execute("PRAGMA synchronous = OFF")
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    return connections
+
+
+async def test_what_was_struck_out_is_overwritten_wherever_sqlite_comes_from(
+    tmp_path: Path, careless: list[sqlite3.Connection]
+) -> None:
+    path = tmp_path / "owed.db"
+    minted = {f"{n}": f"m1nted-for-{n}" for n in range(3)}
+    conversation = H2o().new_conversation()
+    with Journal(path).open() as ledger:
+        debts = [
+            await ledger.intend(conversation.replace(identity={"hf-chat": one}), None, None) for one in minted.values()
+        ]
+    assert found(minted, raw(path)) == [*minted]
+    with Journal(path).open() as ledger:
+        for debt in debts:
+            await ledger.strike(debt)
+    assert found(minted, raw(path)) == []
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_only_a_durable_journal_waits_for_the_disk(
+    tmp_path: Path, careless: list[sqlite3.Connection], durable: bool
+) -> None:
+    with Journal(tmp_path / "owed.db", durable=durable).open():
+        (connection,) = careless
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2 if durable else 1,)
 
 
 async def test_a_row_follows_the_life_of_its_session(service: type[Provider], tmp_path: Path) -> None:
