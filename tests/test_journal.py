@@ -918,6 +918,46 @@ async def test_many_processes_may_make_the_same_journal_at_once(tmp_path: Path) 
             assert db.execute("SELECT count(*) FROM secret").fetchone() == (1,)
 
 
+async def test_what_a_journal_still_owes_when_it_is_closed_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    with Journal(path).open() as ledger:
+        await ledger.intend(H2o().new_conversation(), None, None)
+        assert [entry.alive for entry in Journal(path).entries()] == [True]
+    assert [entry.alive for entry in Journal(path).entries()] == [False]
+
+
+async def test_a_journal_that_is_closed_twice_takes_nothing_from_who_has_it_open_too(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path) as client:
+        async with trioprov.open_session(emulator.provider, client=client):
+            with Journal(path).open() as ledger:
+                ledger.close()
+            async with child("sweep", journal=str(path), providers=[]) as other:
+                assert set((await other.do("sweep")).values()) == {0}
+            assert len(emulator.conversations) == 1
+
+
+def test_a_closed_journal_holds_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    with Journal(path).open():
+        assert {Path(file).name for file in held(tmp_path)} == {
+            f"owed.db{end}" for end in ("", "-owners", "-wal", "-shm")
+        }
+    assert held(tmp_path) == []
+
+
+def held(place: Path) -> list[str]:
+    """The files below a directory that this process has open."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("only Linux shows what is open")
+    files: list[str] = []
+    for descriptor in descriptors.iterdir():
+        with suppress(OSError):  # the one by which they are listed
+            files.append(str(descriptor.readlink()))
+    return [file for file in files if file.startswith(str(place))]
+
+
 @pytest.mark.parametrize("how", ["look", "second client", "sweep", "through a link"])
 async def test_a_journal_that_is_opened_twice_in_one_process_loses_nothing(tmp_path: Path, how: str) -> None:
     """POSIX: who closes a file gives up all his locks on it; then SQLite elsewhere takes itself for the last one."""

@@ -108,6 +108,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._pid = os.getpid()
+        self._closed = False
         self._path = path
         self._struck = 0
         # POSIX forgets a process's locks on a file, SQLite's too, as soon as the process closes any descriptor of it
@@ -152,8 +153,9 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def close(self) -> None:
-        """Give up the connection; debts that are still owned by this process are not its any more."""
-        if self._pid == os.getpid():
+        """Give up the connection; debts that are still owned by this process are not its any more. Idempotent."""
+        if self._pid == os.getpid() and not self._closed:
+            self._closed = True
             self._db.close()
             self._presence.leave()
 
