@@ -17,6 +17,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -320,6 +321,19 @@ async def test_what_was_struck_out_is_overwritten_wherever_sqlite_comes_from(
         for debt in debts:
             await ledger.strike(debt)
     assert found(minted, raw(path)) == []
+
+
+async def test_what_was_struck_out_leaves_the_wal_too_though_not_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    wal = path.with_name("owed.db-wal")
+    with Journal(path).open() as ledger:
+        for _ in range(2):
+            minted = {f"{n}": f"m1nted-for-{uuid.uuid4()}" for n in range(64)}
+            for n, one in enumerate(minted.values(), 1):
+                debt = await ledger.intend(H2o().new_conversation().replace(identity={"hf-chat": one}), None, None)
+                await ledger.strike(debt)
+                assert (wal.stat().st_size == 0) == (n == 64)
+            assert found(minted, raw(path)) == []
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -888,6 +902,19 @@ def test_abandoning_a_debt_under_a_lock_is_a_journal_error_or_a_wait(tmp_path: P
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="locked"):
             Journal(path).abandon(1)
+
+
+def test_a_lock_that_is_soon_given_up_is_waited_for_where_nothing_can_be_awaited(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    with Journal(path).open() as ledger:
+        debt = trio.run(ledger.intend, H2o().new_conversation(), None, None)
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.3, db.execute, ["ROLLBACK"])
+        timer.start()
+        assert Journal(path).abandon(debt)
+        timer.join()
+    assert Journal(path).entries() == []
 
 
 # -- Several at once --------------------------------------------------------------------------------------------------

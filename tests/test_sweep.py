@@ -123,6 +123,16 @@ async def test_a_living_process_is_left_alone_also_when_it_looks_into_its_journa
         assert await trioprov.sweep(path) == SweepReport(deleted=2)
 
 
+async def test_who_looks_whether_another_lives_does_not_feign_its_life(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator:
+        await crashed(path, emulator, asked=False)
+        with Journal(path).open():
+            assert [entry.alive for entry in Journal(path).entries()] == [False]
+            async with child("sweep", journal=str(path), providers=[]) as other:
+                assert (await other.do("sweep"))["deleted"] == 1
+
+
 async def test_a_process_that_is_stopped_is_not_dead(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o) as emulator, host(path, emulator) as other:
@@ -856,6 +866,31 @@ async def test_a_sweep_cancelled_under_a_lock_that_is_soon_given_up_leaves_its_r
             async with child("sweep", journal=str(path), providers=[]) as other:
                 assert (await other.do("sweep"))["deleted"] == 3
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("lock", ["nobody", "somebody"])
+async def test_what_a_cancelled_sweep_left_is_claimed_by_one_of_the_next_here(tmp_path: Path, lock: str) -> None:
+    """Also where somebody had the lock, so that it could not be written down."""
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="delete", hang=True, times=3)]) as emulator:
+        ids = await crashed(path, emulator, 3, asked=False)
+        with Journal(path).open():
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trioprov.sweep, path)
+                    await until(lambda: deletes(emulator).total() == 3)
+                    free = None if lock == "nobody" else await locked(path)
+                    scope.cancel()
+            if free is not None:
+                await free()
+            emulator.add_fault(Fault(on="delete", delay_response=0.5, times=3))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trioprov.sweep, path)
+                await until(lambda: deletes(emulator).total() == 6)
+                assert await trioprov.sweep(path) == NOTHING
+        assert deletes(emulator) == dict.fromkeys(ids, 2)
+        assert_no_orphans(emulator)
+        assert Journal(path).entries() == []
 
 
 async def test_a_cancelled_sweep_closes_its_connections_and_waits_for_no_long_goodbye(
