@@ -147,8 +147,7 @@ class Ledger:
         self._db.execute("BEGIN EXCLUSIVE")  # if it fails after this, the connection is closed, which undoes it
         if self._number("user_version") == 0:  # nobody was faster
             for statement in _SCHEMA.strip().split(";\n"):
-                if statement.strip():
-                    self._db.execute(statement)
+                self._db.execute(statement)
             self._db.execute("INSERT INTO secret VALUES (?)", (secrets.token_bytes(32),))
         self._db.execute("COMMIT")
 
