@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from children import child
 
 import trioprov
@@ -622,6 +623,28 @@ def test_what_is_no_journal_gives_a_clear_error_and_is_not_touched(tmp_path: Pat
         assert [file.name for file in tmp_path.glob("*-wal")] == []
 
 
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_is_no_journal_is_not_waited_for_to_become_one(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "owed.db"
+    data = DAMAGE[what](used(path))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    path.write_bytes(data)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(JournalError):
+        Journal(path).entries()
+
+    async def opened() -> None:
+        begun = trio.current_time()
+        with pytest.raises(JournalError):
+            await Journal(path).aopen()
+        assert trio.current_time() == begun
+
+    trio.run(opened, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_a_newer_version_is_seen_even_while_it_is_only_in_the_wal(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     Journal(path).open().close()
@@ -721,6 +744,15 @@ async def test_with_a_full_disk_nothing_is_created(service: type[Provider]) -> N
                 assert (await said(session)).text
         assert_no_orphans(emulator)
         assert Journal(path).entries() == []
+
+
+async def test_a_full_disk_is_not_waited_for_to_become_empty(autojump_clock: trio.testing.MockClock) -> None:
+    with mounted("512k") as place, await Journal(place / "owed.db").aopen() as ledger:
+        fill(place)
+        begun = trio.current_time()
+        with pytest.raises(JournalError, match="full"):
+            await ledger.intend(H2o().new_conversation().replace(identity={"x": "x" * 100_000}), None, None)
+        assert trio.current_time() == begun
 
 
 async def test_a_session_that_could_not_write_its_debt_down_can_be_asked_again() -> None:
@@ -895,6 +927,19 @@ async def test_opening_a_journal_that_is_locked_stops_nobody(tmp_path: Path) -> 
     assert standstill[0] < 0.25
 
 
+async def test_opening_a_journal_whose_lock_is_not_given_up_is_an_error(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    path = tmp_path / "owed.db"
+    Journal(path).open().close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM debt")
+        with trio.fail_after(60), pytest.raises(JournalError, match="locked"):
+            await Journal(path).aopen()
+
+
 def test_abandoning_a_debt_under_a_lock_is_a_journal_error_or_a_wait(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     Journal(path).open().close()
@@ -983,6 +1028,36 @@ def held(place: Path) -> list[str]:
         with suppress(OSError):  # the one by which they are listed
             files.append(str(descriptor.readlink()))
     return [file for file in files if file.startswith(str(place))]
+
+
+def test_who_is_slower_to_make_a_journal_takes_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "owed.db"
+    connect = sqlite3.connect
+
+    class Slow(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql.startswith("BEGIN"):
+                monkeypatch.undo()
+                with Journal(path).open() as faster:
+                    debts.append(trio.run(faster.intend, H2o().new_conversation(), "mine", None))
+            return super().execute(sql, *values)
+
+    def slowly(*args: Any, **more: Any) -> sqlite3.Connection:
+        return connect(*args, factory=Slow, **more)
+
+    debts: list[int] = []
+    monkeypatch.setattr(sqlite3, "connect", slowly)
+    with Journal(path).open() as slower:
+        assert [entry.id for entry in slower.entries()] == debts == [1]
+        assert slower.fingerprint("mine") == rows(path)[0]["access"]
+
+
+def test_without_the_locks_of_posix_there_is_no_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(JournalError, match="POSIX"):
+        Journal(tmp_path / "owed.db").open()
 
 
 @pytest.mark.parametrize("how", ["look", "second client", "sweep", "through a link"])
