@@ -1151,6 +1151,25 @@ async def test_a_forked_child_that_outlives_its_parent_does_not_feign_its_life(t
         assert_no_orphans(emulator)
 
 
+_FORKED_TWICE = """
+import os, sys, trioprov
+
+ledger = trioprov.Journal(sys.argv[1]).open()
+if os.fork() == 0:
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]  # with the numbers, too, of what was given up
+    if os.fork() == 0:
+        for file in files:
+            os.fstat(file)
+        os._exit(0)
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_forked_childs_own_child_keeps_all_its_files(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _FORKED_TWICE, str(tmp_path / "owed.db")], check=True, timeout=20)
+
+
 # -- What a row costs -------------------------------------------------------------------------------------------------
 
 
