@@ -640,7 +640,7 @@ def test_what_is_no_journal_is_not_waited_for_to_become_one(
 
     async def opened() -> None:
         begun = trio.current_time()
-        with pytest.raises(JournalError):
+        with trio.fail_after(60), pytest.raises(JournalError):
             await Journal(path).aopen()
         assert trio.current_time() == begun
 
