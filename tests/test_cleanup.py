@@ -224,7 +224,8 @@ async def test_h2o_a_stop_that_hangs_leaves_time_for_the_delete() -> None:
                 async with session.ask(QUESTION) as reply:
                     async for _ in reply:
                         session.close()
-        assert outcome(session) == "deleted"
+        assert session.cleanup is not None
+        assert (session.cleanup.outcome, session.cleanup.attempts) == ("deleted", 1)
         assert_no_orphans(emulator)
 
 
@@ -287,6 +288,20 @@ async def test_oa_a_stalled_stream_is_waited_for_during_half_of_the_budget() -> 
                     begun = trio.current_time()
             assert 0.4 < trio.current_time() - begun < 1.05
             assert outcome(session) == "deleted"
+            assert "message" not in steps(emulator)  # there is no time left to ask what became of the answer
+        assert_no_orphans(emulator)
+
+
+async def test_oa_an_answer_that_cannot_be_asked_for_leaves_time_for_the_delete() -> None:
+    faults = [Fault(on="events", cut_after=2), Fault(on="message", hang=True, times=math.inf)]
+    async with open_emulator(OpenAssistant, token_delay=0.01, faults=faults) as emulator:
+        async with trioprov.open_client(cleanup_timeout=1) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                with pytest.raises(TrioprovError):
+                    await said(session)
+        assert session.cleanup is not None
+        assert (session.cleanup.outcome, session.cleanup.attempts) == ("deleted", 1)
+        assert steps(emulator).count("message") == 1
         assert_no_orphans(emulator)
 
 

@@ -230,6 +230,12 @@ def test_a_wrong_policy_says_what_is_wrong() -> None:
         Retry(attempts=0)
     with pytest.raises(TypeError, match="attempts"):
         Retry(attempts=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="attempts"):
+        Retry(attempts=True)
+    with pytest.raises(TypeError, match="delay"):
+        Retry(delay="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="max_delay"):
+        Retry(max_delay=True)
     with pytest.raises(ValueError, match="delay"):
         Retry(delay=-1)
     with pytest.raises(ValueError, match="max_delay"):
@@ -341,3 +347,34 @@ async def test_the_next_one_of_the_account_asks_while_the_answer_of_the_one_befo
 @pytest.mark.parametrize("status", [None, 404, 500])
 def test_a_conversation_that_is_lost_stays_lost(status: int | None) -> None:
     assert QUICK.pause(trioprov.ConversationLost("gone", status=status), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "worth"),
+    [
+        *((trioprov.ProviderError, status, True) for status in (None, 408, 429, 500, 502, 599)),
+        *((trioprov.ProviderError, status, False) for status in (302, 400, 404, 409, 410, 499)),
+        *((kind, 500, False) for kind in (trioprov.AuthenticationError, trioprov.InvalidRequest)),
+        (trioprov.Overloaded, 503, True),
+        (trioprov.RateLimited, None, True),
+    ],
+)
+def test_whether_a_refusal_is_worth_another_try_is_a_matter_of_its_kind_and_status(
+    kind: type[trioprov.ProviderError], status: int | None, worth: bool
+) -> None:
+    assert (QUICK.pause(kind("no", status=status), 1) is not None) == worth
+
+
+@pytest.mark.parametrize(
+    ("error", "worth"),
+    [
+        (trioprov.ConnectionFailed("no"), True),
+        (trioprov.RemoteProtocolError("no"), True),
+        (trioprov.FirstTokenTimeout("no"), False),
+        (trioprov.JournalError("no"), False),
+        (OSError("no"), False),
+    ],
+)
+def test_of_other_failures_only_those_of_connections_are_worth_another_try(error: Exception, worth: bool) -> None:
+    assert (QUICK.pause(error, 1) is not None) == worth
+    assert QUICK.pause(error, QUICK.attempts) is None

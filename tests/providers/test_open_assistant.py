@@ -174,6 +174,10 @@ class TestAsk:
         with pytest.raises(RemoteProtocolError):
             drive(ask(CHAT.replace(pending="a0")), Response(status=200, body=body))
 
+    def test_a_refusal_to_say_what_became_of_it_is_that_refusal(self, drive: Any) -> None:
+        with pytest.raises(AuthenticationError):
+            drive(ask(CHAT.replace(pending="a0")), Response(status=403))
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
