@@ -24,7 +24,7 @@ import trio
 
 import trioprov
 from trioprov import AllenAI, CleanupFailed, Conversation, Deadlines, H2o, OpenAssistant, TrioprovError
-from trioprov.providers import Provider
+from trioprov.providers import NewId, Provider, Steps
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 CREATE = {"h2o": "create", "openassistant": "create", "allenai": "stream"}
@@ -865,6 +865,28 @@ async def test_the_session_runs_with_the_callers_context_variables() -> None:
         async with trioprov.open_session(H2o(base_url="http://h2o.test"), client=client):
             variable.set("later")
     assert seen == ["the session's"] * 3
+
+
+async def test_a_flow_that_is_broken_off_is_over_before_its_error_arrives() -> None:
+    """A provider of somebody else's may hold something that it gives back in the end."""
+    over: list[bool] = []
+
+    class Careful(H2o):
+        def open(self, conversation: Conversation, new_id: NewId) -> Steps[Conversation]:
+            try:
+                return (yield from super().open(conversation, new_id))
+            finally:
+                over.append(True)
+
+    class Broken(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise ZeroDivisionError
+
+    async with trioprov.open_client(transport=Broken()) as client:
+        with pytest.raises(ZeroDivisionError) as caught:
+            async with trioprov.open_session(Careful(), client=client):
+                raise AssertionError
+        assert over == [True], caught  # which still holds on to every frame
 
 
 # -- Ctrl-C, and interpreters that complain ---------------------------------------------------------------------------
