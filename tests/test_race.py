@@ -363,6 +363,33 @@ async def test_a_race_that_is_cancelled_before_it_is_won_leaves_nothing(private:
         await gone(*servers.all)
 
 
+@pytest.mark.parametrize("when", ["before it begins", "before it is won", "as it is won", "after it is won"])
+async def test_a_race_that_is_cancelled_is_over_though_somebody_holds_on_to_it(when: str) -> None:
+    def until(reply: Reply) -> bool:
+        if when == "as it is won":
+            scope.cancel()
+        return when != "before it is won"
+
+    forever = (H2o, {"forever": True, "token_delay": 0.01})
+    async with Servers(forever, forever) as servers, trioprov.open_client() as client:
+        race = trioprov.race(QUESTION, servers.providers, client=client, until=until)
+        with trio.CancelScope() as scope:
+            if when == "before it begins":
+                scope.cancel()
+            scope.deadline = trio.current_time() + (0.3 if when == "before it is won" else math.inf)
+            async with race:
+                assert when == "after it is won"
+                scope.cancel()
+                await trio.sleep_forever()
+        assert (race.winner is not None) == (when == "after it is won")
+        with trio.fail_after(10):
+            for lane in race.lanes:
+                await lane.wait()
+            while any(emulator.conversations for emulator in servers.all):  # noqa: ASYNC110 - in another thread
+                await trio.sleep(0.01)
+        assert any(emulator.requests for emulator in servers.all) == (when != "before it begins")
+
+
 class RawServer:
     """A chat-ui that is none: it speaks over a bare socket, and its answers are what ``says`` does with it."""
 

@@ -190,9 +190,9 @@ class Race(AbstractAsyncContextManager[Reply, None]):
         return self._contest.winner
 
     async def __aenter__(self) -> Reply:
-        await trio.lowlevel.checkpoint()
         contest = self._contest
         try:
+            await trio.lowlevel.checkpoint()
             await contest.run(self._stagger)
             if contest.broken is not None:
                 raise contest.broken
