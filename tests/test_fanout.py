@@ -166,6 +166,18 @@ async def test_gather_of_nobody_is_empty() -> None:
         assert [pair async for pair in fan] == []
 
 
+async def test_entering_and_waiting_are_checkpoints_also_where_there_is_nothing_to_wait_for() -> None:
+    async with trioprov.fan_out(QUESTION, []) as fan:
+        with trio.testing.assert_checkpoints():
+            await fan.wait()
+    for opened in (trioprov.fan_out(QUESTION, []), trioprov.open_reply(QUESTION, H2o())):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with opened:
+                raise AssertionError
+        assert scope.cancelled_caught
+
+
 async def test_providers_may_be_any_iterable_and_the_same_one_twice() -> None:
     async with open_emulator(AllenAI) as emulator:
         answers = await trioprov.gather(QUESTION, (emulator.provider for _ in range(3)))

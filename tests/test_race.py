@@ -272,6 +272,14 @@ async def test_when_all_fail_every_error_is_in_the_group() -> None:
     assert isinstance(caught.value, trioprov.TrioprovError)
 
 
+async def test_entering_a_race_is_a_checkpoint_also_when_nobody_can_be_asked() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with trioprov.race(QUESTION, [AllenAI()], temperature=1.7):
+            raise AssertionError
+    assert scope.cancelled_caught
+
+
 async def test_what_every_lane_did_is_known_also_when_nobody_won() -> None:
     async with Servers(failing(H2o), failing(AllenAI, 429)) as servers:
         race = trioprov.race(QUESTION, servers.providers)
