@@ -246,6 +246,15 @@ async def test_what_nobody_can_send_is_raised_and_nothing_is_sent() -> None:
         assert all(emulator.requests == () for emulator in emulators.all)
 
 
+async def test_a_prompt_in_which_there_is_nothing_opens_no_conversation() -> None:
+    async with open_emulator(H2o) as emulator:
+        with pytest.raises(ValueError, match="empty"):
+            trioprov.open_reply(" ", emulator.provider)
+        (answer,) = await trioprov.gather(" ", [emulator.provider])
+        assert isinstance(answer.error, ValueError)
+        assert emulator.requests == ()
+
+
 async def test_a_lane_that_hangs_delays_only_itself() -> None:
     async with Emulators() as emulators:
         hanging = emulators.all[0]
@@ -456,6 +465,29 @@ async def test_a_slow_merged_reader_holds_all_lanes_back_and_wait_never_does() -
                         count += 1
             assert count == 3 * 901
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("cls", [H2o, OpenAssistant])
+async def test_a_lane_that_is_held_back_can_be_stopped_and_asked_again(cls: type[Provider]) -> None:
+    """Also where the rest of an answer has to be read, though nobody wants it any more."""
+    async with (
+        open_emulator(cls, tokens=["x"] * 2000, token_delay=0) as emulator,
+        open_emulator(H2o, first_delay=30) as slow,
+        trioprov.fan_out(QUESTION, [emulator.provider, slow.provider]) as fan,
+    ):
+        lane = fan.lanes[0]
+        events = aiter(fan)
+        await anext(events)
+        with trio.fail_after(10):
+            before = -1
+            while before < lane.tokens:
+                before = lane.tokens
+                await trio.sleep(0.2)
+            assert lane.reply.finish is None
+            lane.reply.stop()
+            async with lane.reply.session.ask("And at night?") as reply:
+                async for _ in reply:
+                    break
 
 
 async def test_without_a_reader_nobody_is_held_back() -> None:
