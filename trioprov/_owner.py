@@ -112,7 +112,6 @@ class Owner(Tenant):
         """End now, whatever is owed."""
         self._shield.cancel(reason="the client's shutdown_timeout has passed")
 
-    @trio.lowlevel.enable_ki_protection
     def submit(self, turn: Turn) -> None:
         """Ask; the owner begins when it has finished with the turn before."""
         turn.transcript.changed = self._poke
@@ -140,7 +139,6 @@ class Owner(Tenant):
         self._line.doubt()
         return self.debt.forecast()
 
-    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """`close`, and wait, shielded, until all is settled or the budget has passed; it may go on after that."""
         self.close()

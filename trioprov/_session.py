@@ -305,8 +305,7 @@ async def run_session(  # noqa: ASYNC128 - the owner calls started()
     try:
         await owner.run()
     finally:
-        with trio.CancelScope(shield=True, relative_deadline=1.0):
-            await owner.client.dismiss(owner)
+        await owner.client.dismiss(owner)  # noqa: ASYNC102 - it shields itself
     if owner.failure is not None:
         raise owner.failure
 
