@@ -139,6 +139,7 @@ async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: ty
 
 WATCHED = {
     inspect.getfile(trioprov.Client): {"host", "_host", "aclose", "_settled", "close"},
+    inspect.getfile(trioprov.Session): {"run_session"},
     inspect.getfile(Owner): {"close", "submit", "aclose", "run", "_supervise", "_live", "_answer"},
 }
 
@@ -205,11 +206,10 @@ def test_ctrl_c_at_any_line_of_beginning_and_ending_is_the_main_tasks_and_loses_
             async with trioprov.open_session(emulator.provider) as session:
                 await use(session)
         elif whose == "a client's":
-            async with (
-                trioprov.open_client(journal=tmp_path / "owed.db") as client,
-                trioprov.open_session(emulator.provider, client=client) as session,
-            ):
-                await use(session)
+            async with trioprov.open_client(journal=tmp_path / "owed.db") as client, trio.open_nursery() as nursery:
+                async with trioprov.open_session(emulator.provider, client=client) as session:
+                    await use(session)
+                await use(await nursery.start(session_in_nursery, emulator.provider, client))
         else:
             async with trio.open_nursery() as nursery:
                 await use(await nursery.start(trioprov.run_session, emulator.provider))

@@ -169,7 +169,6 @@ class Owner(Tenant):
 
     # -- The task ----------------------------------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Live, from the create to the confirmed DELETE. Lets out nothing but a cancellation of its surroundings."""
         async with trio.open_nursery() as nursery:

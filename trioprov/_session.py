@@ -275,6 +275,7 @@ def open_session(
     return _OpenSession(new_owner(provider, client, conversation))
 
 
+@trio.lowlevel.enable_ki_protection
 async def run_session(  # noqa: ASYNC128 - the owner calls started()
     provider: Provider,
     *,
