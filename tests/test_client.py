@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import trioprov
@@ -426,3 +427,24 @@ async def test_what_a_transport_of_the_users_could_not_connect_for_was_not_sent(
         (answer,) = await trioprov.gather(QUESTION, [AllenAI(base_url="http://mock.test")], client=client)
     assert answer.cleanup is not None
     assert answer.cleanup.outcome == "nothing_owed"
+
+
+@pytest.mark.parametrize(("takes", "closed"), [(0.5, True), (1000, False)])
+async def test_a_cancelled_client_closes_its_connections_all_the_same_but_waits_for_no_peer(
+    takes: float, closed: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Connections(httpx.MockTransport):
+        closed = False
+
+        async def aclose(self) -> None:
+            await trio.sleep(takes)
+            self.closed = True
+
+    connections = Connections(lambda _: httpx.Response(503))
+    with trio.CancelScope() as scope:
+        async with trioprov.open_client(transport=connections) as client:
+            await trioprov.gather(QUESTION, [H2o(base_url="http://mock.test")], client=client)
+            scope.cancel()
+        begun = trio.current_time()
+    assert connections.closed is closed
+    assert trio.current_time() - begun < 2
