@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -325,6 +326,18 @@ async def test_oa_an_answer_whose_stream_broke_is_waited_for_too(damage: dict[st
         assert emulator.worker_crashes == 0
         assert outcome(session) == "deleted"
         assert_no_orphans(emulator)
+        assert 1 <= steps(emulator).count("message") < 20  # and not asked for all the time
+
+
+async def test_oa_an_answer_that_cannot_be_asked_for_is_not_waited_for() -> None:
+    faults = [Fault(on="events", cut_after=2), Fault(on="message", hang=True, times=math.inf)]
+    async with open_emulator(OpenAssistant, faults=faults) as emulator:
+        async with trioprov.open_client(cleanup_timeout=1) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                with pytest.raises(TrioprovError):
+                    await said(session)
+        assert outcome(session) == "deleted"
+        assert_no_orphans(emulator)
 
 
 async def test_oa_a_kept_chat_that_is_being_answered_is_waited_for_before_it_is_deleted() -> None:
@@ -463,6 +476,38 @@ async def test_h2o_what_was_told_to_stop_is_not_told_again() -> None:
                     break
         assert steps(emulator)[-2:] == ["stop", "delete"]
         assert steps(emulator).count("stop") == 1
+
+
+async def test_h2o_a_generation_that_was_refused_is_not_told_to_stop() -> None:
+    async with open_emulator(H2o, faults=[Fault(on="generate", status=429)]) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with pytest.raises(trioprov.RateLimited):
+                await said(session)
+        assert steps(emulator) == ["settings", "create", "generate", "delete"]
+
+
+async def test_h2o_a_generation_that_was_never_asked_for_is_not_told_to_stop() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/conversation/c1" and request.method == "POST":
+            raise httpx.ConnectError("no", request=request)
+        seen.append(f"{request.method} {request.url.path}")
+        return httpx.Response(200, json={"conversationId": "c1"})
+
+    async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+        (answer,) = await trioprov.gather(QUESTION, [H2o(base_url="http://mock.test")], client=client)
+    assert isinstance(answer.error, trioprov.ConnectionFailed)
+    assert seen == ["POST /settings", "POST /conversation", "DELETE /conversation/c1"]
+
+
+async def test_h2o_a_generation_that_has_not_said_a_word_is_told_to_stop() -> None:
+    async with open_emulator(H2o, first_delay=60) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            async with session.ask(QUESTION):
+                while "generate" not in steps(emulator):
+                    await trio.sleep(0.01)
+            assert steps(emulator)[-1] == "stop"
 
 
 async def test_h2o_a_stop_that_hangs_is_broken_off_by_the_end_of_the_session() -> None:

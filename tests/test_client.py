@@ -151,9 +151,9 @@ async def test_one_delete_that_hangs_is_not_all_that_is_tried(service: type[Prov
 
 
 async def test_waiting_for_a_cleanup_connection_does_not_count_for_the_budget() -> None:
-    slow = [Fault(on="delete", delay_response=0.6, times=math.inf)]
+    slow = [Fault(on="delete", delay_response=0.4, times=math.inf)]
     async with open_emulator(AllenAI, faults=slow) as emulator:
-        async with trioprov.open_client(cleanup_timeout=2) as client, trio.open_nursery() as nursery:
+        async with trioprov.open_client(cleanup_timeout=1) as client, trio.open_nursery() as nursery:
             for _ in range(64):
                 nursery.start_soon(asked, emulator.provider, client)
         assert_no_orphans(emulator)
@@ -417,6 +417,21 @@ async def test_a_create_through_a_transport_of_the_users_is_finished_though_nobo
             async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client):
                 raise AssertionError
     assert seen == ["POST /settings", "POST /conversation", "DELETE /conversation/c1"]
+
+
+async def test_what_nobody_wants_any_more_is_not_sent_by_a_transport_that_never_waits_either() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(f"{request.method} {request.url.path}")
+        client.close()
+        return httpx.Response(200, json={"conversationId": "c1"})
+
+    async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+        async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client) as session:
+            pass
+    assert seen == ["POST /settings"]
+    assert session.cleanup == trioprov.CleanupReport(outcome="nothing_owed")
 
 
 async def test_what_a_transport_of_the_users_could_not_connect_for_was_not_sent() -> None:

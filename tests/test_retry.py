@@ -83,6 +83,22 @@ async def test_an_error_inside_a_stream_is_tried_again_while_it_is_silent() -> N
         assert_no_orphans(emulator)
 
 
+async def test_what_is_tried_again_after_an_error_inside_a_stream_can_be_left_at_once() -> None:
+    overloaded = b'data:{"error":"Model is overloaded","error_type":"overloaded"}\n\n'
+    faults = [Fault(on="generate", inject=overloaded, inject_at=0, end_after=1), Fault(on="generate", hang=True)]
+    async with (
+        open_emulator(H2o, faults=faults) as emulator,
+        trioprov.open_client(retry=QUICK) as client,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        begun = trio.current_time()
+        async with session.ask(QUESTION):
+            while [request.step for request in emulator.requests].count("generate") < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert trio.current_time() - begun < 5
+        assert emulator.requests[-1].step == "stop"
+
+
 async def test_an_overloaded_model_is_asked_again_in_the_same_thread() -> None:
     async with open_emulator(AllenAI, error_reason="model overloaded") as emulator:
         with pytest.raises(trioprov.Overloaded):

@@ -414,6 +414,17 @@ async def test_leaving_ask_early_is_bounded_when_the_stop_request_hangs() -> Non
         assert_no_orphans(emulator)
 
 
+async def test_leaving_ask_early_is_bounded_when_the_thread_has_no_name_yet() -> None:
+    async with open_emulator(AllenAI, faults=[Fault(on="stream", delay=1.5)]) as emulator:
+        async with trioprov.open_client(cleanup_timeout=0.3) as client:
+            session = await trioprov.open_session(emulator.provider, client=client).__aenter__()
+            async with session.ask(QUESTION):
+                await trio.sleep(0.1)
+                begun = trio.current_time()
+            assert trio.current_time() - begun < 1
+        assert_no_orphans(emulator)
+
+
 async def test_of_three_asks_at_the_heels_of_each_other_none_waits_for_ever() -> None:
     faults = [Fault(on="stop", delay_response=0.3, times=math.inf)]
     async with open_emulator(H2o, token_delay=0.01, faults=faults) as emulator:

@@ -303,6 +303,18 @@ async def test_a_small_body_that_unpacks_to_a_huge_one_ends_at_max_reply_bytes()
             await answered(server, client=client)
 
 
+@pytest.mark.parametrize("how", ["ended", "cut"])
+async def test_a_thread_that_was_named_in_a_line_without_an_end_is_deleted(how: str) -> None:
+    named = LINES[0].removesuffix(b"\n")
+    framed = b"Connection: close\r\n\r\n" + named
+    if how == "cut":
+        framed = b"Transfer-Encoding: chunked\r\n\r\n" + chunked(named, 9999)
+    server = RawOlmo(HEAD + framed)
+    with pytest.raises(trioprov.TrioprovError):
+        await answered(server)
+    assert server.deletes == [b"/v3/message/root"]
+
+
 async def test_a_server_that_says_no_more_and_never_closes_is_left_when_the_answer_is_complete() -> None:
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     server = RawOlmo(head + chunked(WHOLE, 9999), hold=True)

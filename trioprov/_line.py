@@ -82,6 +82,11 @@ class Line:
             self._scope.deadline = min(self._scope.deadline, deadline)
 
     @property
+    def sent(self) -> bool:
+        """Whether what was said last may have left."""
+        return self._exchange.sent
+
+    @property
     def _creating(self) -> bool:
         """Whether the server may be creating something whose id is not known yet."""
         request = self._request

@@ -138,7 +138,8 @@ class Turn:
             # What the service had said of its own failure is the better reason.
             if isinstance(last, Finish) and isinstance(last.error, IncompleteReply):
                 events[-1] = Finish("error", failure)
-        debt.remember(decoder.conversation)
+        if line.sent:
+            debt.remember(decoder.conversation)
         await self._write(stream, debt, line, events)
         return decoder.finished and failure is None
 
