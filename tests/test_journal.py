@@ -436,6 +436,63 @@ async def test_a_kept_conversation_has_no_row(service: type[Provider], tmp_path:
         assert rows(path) == []
 
 
+async def test_a_conversation_that_is_kept_while_the_journal_is_locked_has_no_row_soon_after(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path) as client:
+        async with trioprov.open_session(emulator.provider, client=client) as session:
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                saved = session.keep()
+                assert len(rows(path)) == 1
+                other.execute("ROLLBACK")
+            await until(lambda: not rows(path))
+            # Its place in the journal is another's now.
+            async with trioprov.open_session(emulator.provider, client=client) as second:
+                session.close()
+                await session.aclose()
+                assert [row["conversation"]["id"] for row in rows(path)] == [second.conversation.id]
+        assert emulator.conversations == (saved.id,)
+        await trioprov.delete_conversation(emulator.provider, saved)
+
+
+async def test_what_was_struck_out_for_one_is_not_struck_out_again_for_the_next_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(OpenAssistant) as emulator, trioprov.open_client(journal=path) as client:
+        for _ in range(10):  # who of the two goes first is chance
+            async with trioprov.open_session(emulator.provider, client=client) as session, AsyncExitStack() as stack:
+                opening = trioprov.open_session(emulator.provider, client=client)
+                async with trio.open_nursery() as nursery:
+
+                    async def keeps(session: trioprov.Session) -> None:
+                        session.keep()
+
+                    nursery.start_soon(stack.enter_async_context, opening)
+                    nursery.start_soon(keeps, session)
+                assert len(rows(path)) == 1
+            await trioprov.delete_conversation(emulator.provider, session.conversation, client=client)
+        assert_no_orphans(emulator)
+
+
+async def test_a_conversation_taken_over_is_left_to_the_journal_if_it_cannot_be_deleted(
+    service: type[Provider], tmp_path: Path
+) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                await said(session)
+                saved = session.keep()
+            emulator.add_fault(Fault(on="delete", status=401))
+            async with trioprov.open_session(emulator.provider, client=client, conversation=saved) as session:
+                pass  # and nothing is raised: whoever sweeps the journal pays it
+            assert session.cleanup is not None
+            assert session.cleanup.outcome == "owed"
+        assert [row["conversation"]["id"] for row in rows(path)] == [saved.id]
+        report = await trioprov.sweep(path, [emulator.provider])
+        assert report.deleted == 1
+        assert_no_orphans(emulator)
+
+
 async def test_a_kept_conversation_that_is_being_deleted_is_a_debt_again(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o, faults=[Fault(on="delete", delay_response=0.3)]) as emulator:
