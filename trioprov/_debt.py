@@ -106,7 +106,6 @@ class Debt:
             seconds = self.provider.expires_after
             expires = None if seconds is None else time.time() + seconds
             self._row = await self._ledger.intend(self.conversation, self.provider.access(), expires)
-            self._written = self.conversation
 
     async def adopt(self) -> None:
         """Write down a conversation that exists already, and that this session will delete.
@@ -155,7 +154,6 @@ class Debt:
                 await self._ledger.leave(self._row, reason(report, self.provider, self.conversation))
             else:
                 await self._ledger.strike(self._row)
-                self._row = None
         except JournalError as exc:
             log.warning("%s: %s", self.provider.name, exc)
 

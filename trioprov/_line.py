@@ -148,18 +148,19 @@ class Line:
     # -- One after another -------------------------------------------------------------------------------------------
 
     async def wait_for_account(self) -> None:
-        """Wait until no other session of this client has an answer pending on the same account; see `account_free`.
+        """Wait until no other session of this client has an answer pending on the same account.
+
+        `account_free` ends that, and the wait for it, whether it came to its end or not.
 
         Raises:
             Unwanted: nobody wants the answer any more.
         """
         self._queue = self._client.account_queue(self._debt.provider)
         self._ticket = self._queue.queue()
-        with self.busy() as scope:
+        with self.busy():
             await self._ticket.wait()
-        if scope.cancelled_caught:
-            self.account_free()
-            raise Unwanted
+            return
+        raise Unwanted
 
     def account_due(self, ended_at: float | None) -> float:
         """When, on trio's clock, nobody waits any more for us and an answer that is not wanted since ``ended_at``."""
