@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -463,3 +464,29 @@ async def test_a_cancelled_client_closes_its_connections_all_the_same_but_waits_
         begun = trio.current_time()
     assert connections.closed is closed
     assert trio.current_time() - begun < 2
+
+
+# -- Blocks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_a_block_is_entered_once_and_says_so(service: type[Provider], private: bool) -> None:
+    async with open_emulator(service) as emulator, trioprov.open_client() as client:
+        how: dict[str, Any] = {} if private else {"client": client}
+        blocks: list[AbstractAsyncContextManager[object]] = [
+            trioprov.open_session(emulator.provider, **how),
+            trioprov.open_reply("Why?", emulator.provider, **how),
+            trioprov.fan_out("Why?", [emulator.provider], **how),
+            trioprov.race("Why?", [emulator.provider], **how),
+            trioprov.open_client(),
+        ]
+        for block in blocks:
+            async with block:
+                with pytest.raises(RuntimeError, match="entered before"):
+                    await block.__aenter__()
+            said = len(emulator.requests)
+            with pytest.raises(RuntimeError, match="entered before"):
+                async with block:
+                    pass
+            assert len(emulator.requests) == said
+        assert_no_orphans(emulator)

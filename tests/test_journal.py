@@ -34,6 +34,8 @@ from children import child
 import trioprov
 from trioprov import AllenAI, H2o, Journal, JournalError, OpenAssistant
 from trioprov._transport import Exchange
+from trioprov._transport._http1 import HTTP1Transport
+from trioprov._transport._outgoing import Message
 from trioprov.providers import Provider
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
@@ -1290,16 +1292,14 @@ async def test_h2o_a_create_that_is_broken_off_before_its_first_byte_is_no_debt(
 ) -> None:
     """On a connection that is there already, nothing is between the asking and the sending."""
     path = tmp_path / "owed.db"
-    told: list[bool] = []
-    tell = Exchange.tell
+    exchange = HTTP1Transport.exchange
 
-    def telling(self: Exchange, sent: bool) -> None:
-        tell(self, sent)
-        told.append(sent)
-        if told == [False, True, False]:  # the settings, and then the create
+    async def exchanging(self: HTTP1Transport, message: Message, *rest: Any) -> Any:
+        if message.target == b"/conversation":
             client.close()
+        return await exchange(self, message, *rest)
 
-    monkeypatch.setattr(Exchange, "tell", telling)
+    monkeypatch.setattr(HTTP1Transport, "exchange", exchanging)
     async with open_emulator(H2o) as emulator:
         async with trioprov.open_client(journal=path) as client:
             async with trioprov.open_session(emulator.provider, client=client) as session:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trioprov")
 
+ENTERED_BEFORE = "this block was entered before; call the function that made it once more"
+
 
 class Tenant(ABC):
     """What a client hosts: a task that ends by itself soon after `close`, and at once after `abandon`."""
@@ -129,7 +131,10 @@ class Client:
 
         Raises:
             trio.ClosedResourceError: the client is closed.
+            RuntimeError: it lives here already, or has lived.
         """
+        if tenant in self._tenants or tenant.done.is_set():
+            raise RuntimeError(ENTERED_BEFORE)
         if self._closed:
             raise trio.ClosedResourceError("this client is closed")
         self._tenants.add(tenant)
@@ -253,9 +258,13 @@ class _Sweeper(Tenant):
 class _OpenClient(AbstractAsyncContextManager[Client, None]):
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._entered = False
 
     async def __aenter__(self) -> Client:
         await trio.lowlevel.checkpoint()
+        if self._entered:
+            raise RuntimeError(ENTERED_BEFORE)
+        self._entered = True
         await self._client.open_journal()
         return self._client
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._broadcast import Broadcast
-from ._client import Client, Gate, private_client
+from ._client import ENTERED_BEFORE, Client, Gate, private_client
 from ._events import Event
 from ._exits import waits
 from ._outcomes import CleanupReport
@@ -96,7 +96,10 @@ class Lane:
 
         Raises:
             trio.ClosedResourceError: the client is closed.
+            RuntimeError: it was started before, or will never be.
         """
+        if self._started or self._owner.done.is_set():
+            raise RuntimeError(ENTERED_BEFORE)
         if self._refused is not None:
             self._transcript.fail(self._refused)
         if self._transcript.finish is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import trio
 
 from ._broadcast import Broadcast
-from ._client import Client, private_client
+from ._client import ENTERED_BEFORE, Client, private_client
 from ._errors import AllFailed, TrioprovError
 from ._events import Event, Finish, Lagged
 from ._lane import Lane, new_lanes
@@ -176,6 +176,7 @@ class Race(AbstractAsyncContextManager[Reply, None]):
     ) -> None:
         self._client = client or private_client()
         self._stagger = stagger
+        self._entered = False
         self._contest = _Contest(until)
         self._contest.lanes = new_lanes(messages, providers, self._client, deadlines, parameters, self._contest.new_log)
 
@@ -191,6 +192,9 @@ class Race(AbstractAsyncContextManager[Reply, None]):
 
     async def __aenter__(self) -> Reply:
         contest = self._contest
+        if self._entered:
+            raise RuntimeError(ENTERED_BEFORE)
+        self._entered = True
         try:
             await trio.lowlevel.checkpoint()
             await contest.run(self._stagger)
