@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -192,7 +193,7 @@ async def test_what_cannot_be_said_was_not_sent(intercepted: bool, caplog: pytes
 class Body(httpx.AsyncByteStream):
     """Never ends, and takes its time to be closed."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
         self.closed = False
 
@@ -201,43 +202,116 @@ class Body(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         await trio.sleep(0.1)
-        return b" "
+        return b" " * 100_000
 
     async def aclose(self) -> None:
         await trio.sleep(self._seconds)
         self.closed = True
 
 
-async def left(body: Body) -> float:
-    """Ask what answers with it, and leave; how long that took."""
+def answering(body: Body, **headers: str) -> Transport:
+    """A user's transport, whose every answer is this."""
 
     def respond(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=body)
+        return httpx.Response(200, headers=headers, stream=body)
+
+    return Transport(transport=httpx.MockTransport(respond))
+
+
+REQUEST = Request(method="GET", path="/", headers={})
+NOBODY = AllenAI(base_url="http://mock.test")
+
+
+async def left(body: Body) -> float:
+    """Ask what answers with it, and leave; how long that took."""
 
     async def receive(data: bytes) -> bool:
         await trio.lowlevel.checkpoint()
         return True
 
-    transport = Transport(transport=httpx.MockTransport(respond))
-    request = Request(method="GET", path="/", headers={})
+    transport = answering(body)
+    begun = trio.current_time()
     with trio.move_on_after(1):
-        await transport.stream(AllenAI(base_url="http://mock.test"), request, Exchange(), receive)
+        await transport.stream(NOBODY, REQUEST, Exchange(), receive)
     ended = trio.current_time()
     await transport.aclose()
-    return ended
+    return ended - begun
 
 
 async def test_a_body_of_the_users_transport_is_closed_though_it_was_cancelled(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     body = Body(0.5)
-    begun = trio.current_time()
-    assert await left(body) - begun == pytest.approx(1.5)  # pyright: ignore[reportUnknownMemberType]
+    assert math.isclose(await left(body), 1.5)
     assert body.closed
 
 
 async def test_a_body_of_the_users_transport_that_does_not_close_keeps_nobody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    begun = trio.current_time()
-    assert await left(Body(1000)) - begun == pytest.approx(2)  # pyright: ignore[reportUnknownMemberType]
+    assert math.isclose(await left(Body(1000)), 2)
+
+
+async def test_what_goes_wrong_while_a_body_of_the_users_transport_is_read_is_raised_when_it_was_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def receive(data: bytes) -> bool:
+        await trio.lowlevel.checkpoint()
+        raise LookupError("what?")
+
+    body = Body()
+    transport = answering(body)
+    with pytest.raises(LookupError, match=r"what\?"):
+        await transport.stream(NOBODY, REQUEST, Exchange(), receive)
+    assert body.closed
+    await transport.aclose()
+
+
+async def test_an_answer_of_the_users_transport_that_does_not_end_is_too_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    body = Body()
+    transport = answering(body)
+    with pytest.raises(trioprov.RemoteProtocolError, match="the answer to a GET is larger than 1048576 bytes"):
+        await transport.send(NOBODY, REQUEST)
+    assert body.closed
+    await transport.aclose()
+
+
+async def test_an_encoding_that_nobody_knows_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    body = Body()
+    transport = answering(body, **{"content-encoding": "br"})
+    with pytest.raises(trioprov.RemoteProtocolError, match="an encoding that was not asked for"):
+        await transport.send(NOBODY, REQUEST)
+    assert body.closed
+    await transport.aclose()
+
+
+# -- Pools of httpx's --------------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_of_httpxs_carries_few_at_once_and_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+    init = httpx.AsyncClient.__init__
+
+    def counting(self: httpx.AsyncClient, *args: Any, **how: Any) -> None:
+        nonlocal made
+        made += 1
+        init(self, *args, **how)
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", counting)
+    async with open_emulator(AllenAI, first_delay=0.2) as emulator, proxied(emulator) as provider:
+        transport = Transport()
+
+        async def ask(method: str) -> None:
+            await transport.send(provider, Request(method=method, path="/v4/nothing", headers={}))
+
+        for _ in range(40):
+            await ask("GET")
+        assert made == 1
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(40):
+                    nursery.start_soon(ask, "GET")
+            assert made == 2
+        await transport.aclose()
