@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -173,6 +174,26 @@ async def test_a_cancellation_just_before_the_first_byte_leaves_nothing_in_doubt
         assert not exchange.sent
         assert not emulator.requests
         await transport.aclose()
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "httpx's"])
+async def test_a_question_that_is_broken_off_while_it_is_sent_leaves_nothing_behind(theirs: bool) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()  # and read nothing, so that no buffer takes all of the question
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        provider = AllenAI(base_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        transport, exchange = Transport(transport=httpx.AsyncHTTPTransport() if theirs else None), Exchange()
+        with trio.move_on_after(1) as scope:
+            await transport.send(
+                provider, Request(method="POST", path="/", headers={}, json="x" * 20_000_000), exchange
+            )
+        assert scope.cancelled_caught
+        assert exchange.sent
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+    gc.collect()  # what is left open now would warn
 
 
 @pytest.mark.parametrize("intercepted", [False, True])

@@ -177,3 +177,6 @@ async def test_a_request_is_the_same_to_the_last_byte_whichever_way_it_goes(
     one, other = came
     assert one == other
     assert one.startswith(REQUESTS[name].method.encode() + b" " + prefix.encode() + b"/")
+    _, _, body = one.partition(b"\r\n\r\n")
+    # RFC 9110, 8.6: also where there is nothing, if the method is one that could have something.
+    assert (b"\r\nContent-Length: %d\r\n" % len(body) in one) == (REQUESTS[name].method == "POST")
