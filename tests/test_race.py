@@ -218,7 +218,7 @@ async def test_a_value_that_one_provider_refuses_is_that_lanes_failure() -> None
 
 
 async def test_a_lane_takes_no_other_question_before_its_own_is_answered() -> None:
-    async with Servers((H2o, {"first_delay": 0.3}), (H2o, {})) as servers:
+    async with Servers((H2o, {"first_delay": 3}), (H2o, {})) as servers:
         race = trioprov.race(QUESTION, servers.providers, stagger=0.2)
         later = race.lanes[1].reply.session
 
