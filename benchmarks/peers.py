@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness import Client
 
 FLOOR = Client("the floor", "floor.py", needs=("httptools",))
+HANDED_OVER = Client("the floor, handed over to asyncio", "floor_on_asyncio.py", needs=("httptools",))
 TRIOPROV = Client("**trioprov**", "with_trioprov.py")
 AIOHTTP = Client("aiohttp by hand, on asyncio", "with_aiohttp.py", needs=("aiohttp",))
 UVLOOP = Client("aiohttp by hand, on uvloop", "with_aiohttp.py", loop="uvloop", needs=("aiohttp", "uvloop"))

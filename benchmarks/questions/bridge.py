@@ -1,16 +1,17 @@
 """What does it cost to be used from asyncio?
 
 `trioprov.anyio` runs the library beside the event loop, in a thread of trio's. So a token changes threads; this is
-what that costs, and whether streams keep pace while the event loop is busy with something else half of the time.
+what that costs, and whether streams keep pace while the event loop is busy with something else half of the time. What
+it costs at least is the difference between the floor and the floor that hands its tokens over.
 """
 
 from __future__ import annotations
 
 from statistics import median
 
-from harness import OURS, Failed, Laboratory
-from peers import AIOHTTP, ON_ASYNCIO, TRIOPROV
-from report import Cell, Goal, Part, at_most, goals, measured, series, table
+from harness import OURS, Client, Failed, Laboratory
+from peers import AIOHTTP, FLOOR, HANDED_OVER, ON_ASYNCIO, TRIOPROV
+from report import Cell, Goal, Part, Series, at_most, goals, measured, series, table
 
 from questions.tokens import price
 
@@ -30,7 +31,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     one = ("1", paced, "1000")
     cells = [
         *(Cell(client, "Burst", "tokens", ("tgi", burst, "0")) for client in _CLIENTS),
-        *(Cell(client, "Paced", "crowd", one) for client in _CLIENTS),
+        *(Cell(client, "Paced", "crowd", one) for client in (*_CLIENTS, FLOOR, HANDED_OVER)),
         *(Cell(client, "Busy", "crowd", crowd) for client in _CLIENTS),
     ]
     results = measured(laboratory, cells, rounds=rounds)
@@ -41,6 +42,7 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
     ideal = int(crowd[1]) * int(crowd[2]) / 1e6
     walls = series(results, "Busy", lambda _, report: report["wall"] / ideal)
     compared = [TRIOPROV.label, AIOHTTP.label]
+    ours, bare = _added(paces), _added(paces, HANDED_OVER, FLOOR)
     return [
         "### Burst",
         table(bursts, "µs a token", compared),
@@ -49,7 +51,20 @@ def ask(laboratory: Laboratory, rounds: int, *, quick: bool) -> list[Part]:
         "### Two hundred streams beside an event loop that is blocked for 5 of every 10 ms",
         table(walls, "wall, × ideal", compared, {"lag ms, p50": lag["Busy"], "p99": late["Busy"]}),
         goals(
+            Goal("added to a token in bursts", 2, _added(bursts), " µs"),
             at_most(1.0, bursts, ON_ASYNCIO, AIOHTTP, "burst, "),
-            Goal("wall beside a busy loop, × ideal", 1.05, median(walls[ON_ASYNCIO.label])),
+            Goal("added to a paced token", 20, ours, " µs"),
+            Goal("the same, × what is added to the floor's", 1.5, ours / bare if ours and bare else None),
+            Goal(
+                "added to the lag of a paced token", 0.1, _added(lag["Paced"], ON_ASYNCIO.label, TRIOPROV.label), " ms"
+            ),
+            Goal("added at p99 beside a busy loop", 15, _added(late["Busy"], ON_ASYNCIO.label, TRIOPROV.label), " ms"),
         ),
     ]
+
+
+def _added(rows: Series, mine: Client = ON_ASYNCIO, to: Client = TRIOPROV) -> float | None:
+    """What one pays more than the other."""
+    if not rows.get(mine.label) or not rows.get(to.label):
+        return None
+    return median(more - less for more, less in zip(rows[mine.label], rows[to.label], strict=False))
