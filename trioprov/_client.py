@@ -295,8 +295,8 @@ def open_client(
     Args:
         journal: a journal, or its path: debts are written there before they exist, so that they survive the process;
             what dead processes left in it is paid in the background.
-        max_connections: how many requests and streams may be under way at once; `None`: any number. What cleans up
-            is not counted, and waits for none of them.
+        max_connections: how many requests and streams may be under way at once; `None`: any number. Waiting for one
+            counts for an ask's deadlines. What cleans up is not counted, and waits for none of them.
         create_timeout: seconds to finish a create that nobody waits for any more.
         cleanup_timeout: seconds for the cleanup of one session, from its end: the rest of a create, reading on where
             the service cannot stop, stop, DELETE, confirmation. Waiting for a cleanup connection does not count.

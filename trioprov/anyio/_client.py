@@ -65,7 +65,8 @@ def open_client(
 
     Args:
         journal: where debts are written down before they exist.
-        max_connections: how many requests and streams may be under way at once; `None`: any number.
+        max_connections: how many requests and streams may be under way at once; `None`: any number. Waiting for one
+            counts for an ask's deadlines.
         create_timeout: seconds to finish a create that nobody waits for any more.
         cleanup_timeout: seconds for the cleanup of one session, from its end.
         shutdown_timeout: seconds that leaving the client may take, in all.
