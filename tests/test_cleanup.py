@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 
 import trioprov
 from trioprov import AllenAI, CleanupFailed, H2o, OpenAssistant, TrioprovError
@@ -624,3 +625,49 @@ async def test_one_server_is_sent_so_many_deletes_at_once_and_no_more() -> None:
         assert [answer.cleanup and answer.cleanup.outcome for answer in answers] == ["deleted"] * 20
         deletes = sorted(request.time for request in emulator.requests if request.step == "delete")
         assert deletes[16] - deletes[0] > 0.25
+
+
+async def test_one_server_is_told_to_stop_so_many_times_at_once_and_no_more() -> None:
+    faults = [Fault(on="stop", delay=0.3, times=math.inf)]
+    async with open_emulator(H2o, forever=True, token_delay=0.01, faults=faults) as emulator:
+        async with (
+            trioprov.open_client() as client,
+            trioprov.fan_out(QUESTION, [emulator.provider] * 20, client=client) as fan,
+        ):
+            for lane in fan.lanes:
+                await anext(aiter(lane.reply))
+            for lane in fan.lanes:
+                lane.reply.stop()
+            with trio.fail_after(10):
+                while steps(emulator).count("stop") < 20:  # noqa: ASYNC110 - it happens in an emulator's thread
+                    await trio.sleep(0.01)
+        stops = sorted(request.time for request in emulator.requests if request.step == "stop")
+        assert stops[16] - stops[0] > 0.25
+        assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize(
+    ("create_timeout", "cleanup_timeout", "at"),
+    [(0.2, 1.0, [0.4, 0.8]), (4.5, 10.0, [4.7, 5.0]), (5.5, 10.0, [5.7])],
+    ids=["half of the budget that is left", "until it is five seconds old", "it is older than that"],
+)
+async def test_h2o_what_a_server_may_still_be_creating_is_deleted_once_more_after_a_while(
+    create_timeout: float, cleanup_timeout: float, at: list[float], autojump_clock: trio.testing.MockClock
+) -> None:
+    deleted: list[float] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/conversation":
+            await trio.sleep_forever()
+        if request.url.path == "/conversations":
+            deleted.append(trio.current_time() - begun)
+        return httpx.Response(200, json={"type": "success"})
+
+    begun = trio.current_time()
+    async with trioprov.open_client(
+        transport=httpx.MockTransport(handler), create_timeout=create_timeout, cleanup_timeout=cleanup_timeout
+    ) as client:
+        with trio.move_on_after(0.2):
+            async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client):
+                raise AssertionError
+    assert deleted == pytest.approx(at)

@@ -110,6 +110,25 @@ async def test_cleanup_is_not_starved_by_streams_that_hold_every_connection(serv
         assert_no_orphans(hog)
 
 
+async def test_a_generation_is_told_to_stop_though_another_stream_took_its_connection() -> None:
+    async with (
+        open_emulator(H2o, forever=True, token_delay=0.01) as emulator,
+        open_emulator(AllenAI, forever=True, token_delay=0.01) as hog,
+        trioprov.open_client(max_connections=1) as client,
+        trio.open_nursery() as nursery,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        async with session.ask(QUESTION) as reply:
+            async for _ in reply:
+                break
+            nursery.start_soon(lambda: trioprov.ask(QUESTION, hog.provider, client=client))
+            await trio.sleep(0.05)
+            begun = trio.current_time()
+        assert trio.current_time() - begun < 3
+        assert steps(emulator)[-1] == "stop"
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_session_that_waits_for_a_connection_can_be_cancelled(service: type[Provider]) -> None:
     async with (
         open_emulator(service) as emulator,

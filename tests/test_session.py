@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -1060,6 +1061,38 @@ LEAVING = """
 async def test_ctrl_c_while_a_client_is_left_lets_it_close_its_sessions_connections_and_journal(tmp_path: Path) -> None:
     status, output = await in_a_subprocess(LEAVING, str(tmp_path / "owed.db"), options=("-X", "dev", "-W", "error"))
     assert (status, output) == (0, "interrupted ()\n0\n"), output
+
+
+FORKED = """
+    import gc, os, warnings
+    import trio, trioprov
+    from trioprov.testing import open_emulator
+
+    warnings.simplefilter("ignore")
+
+    async def main():
+        async with open_emulator(trioprov.H2o) as emulator:
+            session = await trioprov.open_session(emulator.provider).__aenter__()
+            pid = os.fork()
+            if pid == 0:
+                os.closerange(3, 256)  # as a daemon does
+                del session
+                gc.collect()
+                os._exit(0)
+            os.waitpid(pid, 0)
+            await trio.sleep(0.1)
+            assert emulator.conversations == (session.conversation.id,)
+            await session.aclose()
+            print(emulator.conversations)
+
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_a_session_that_a_forked_child_collects_is_the_parents() -> None:
+    status, output = await in_a_subprocess(FORKED)
+    assert (status, output) == (0, "()\n"), output
 
 
 SILENT = """
