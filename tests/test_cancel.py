@@ -116,10 +116,13 @@ async def test_whatever_the_instant_nothing_stays_on_the_server(
 
 async def test_a_create_that_is_cancelled_after_it_was_sent_is_finished_and_deleted(service: type[Provider]) -> None:
     creates = "stream" if service.name == "allenai" else "create"
-    async with open_emulator(service, faults=[Fault(on=creates, delay_response=0.2)]) as emulator:
-        with trio.move_on_after(0.1) as scope:
-            await converse(emulator.provider, None)
-        assert scope.cancelled_caught
+    async with open_emulator(service, faults=[Fault(on=creates, delay_response=0.3)]) as emulator:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(converse, emulator.provider, None)
+            while creates not in [request.step for request in emulator.requests]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert nursery.cancel_scope.cancelled_caught
         assert_no_orphans(emulator)
         assert [request.step for request in emulator.requests][-1] == "delete"
 

@@ -647,6 +647,22 @@ async def test_a_lane_that_was_refused_is_not_waited_for() -> None:
         (answer,) = await trioprov.gather(QUESTION, [emulator.provider], stop=["never"])
         assert trio.current_time() - begun < 5
         assert isinstance(answer.error, (TypeError, ValueError))
+        async with trioprov.fan_out(QUESTION, [emulator.provider], stop=["never"]) as fan:
+            with pytest.raises(trio.ClosedResourceError):  # nor can it be asked anything else
+                await fan.lanes[0].reply.session.ask(QUESTION).__aenter__()
+
+
+async def test_a_lane_that_is_closed_before_it_could_wait_for_its_turn_is_over_at_once() -> None:
+    async with (
+        open_emulator(AllenAI, forever=True, token_delay=0.005) as emulator,
+        trioprov.fan_out(QUESTION, [emulator.provider] * 2, max_concurrent=1) as fan,
+    ):
+        begun = trio.current_time()
+        fan.lanes[1].close()
+        await fan.lanes[1].aclose()
+        assert trio.current_time() - begun < 5
+        assert fan.lanes[1].cleanup == trioprov.CleanupReport(outcome="nothing_owed")
+        assert fan.lanes[0].reply.finish is None
 
 
 async def test_a_reply_that_is_stopped_before_it_begins_opens_nothing(service: type[Provider]) -> None:

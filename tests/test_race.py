@@ -508,3 +508,15 @@ async def test_a_lane_that_was_never_started_owes_nothing_and_is_not_waited_for(
         assert trio.current_time() - begun < 5
         assert reply.lanes[1].cleanup is not None
         assert reply.lanes[1].cleanup.outcome == "nothing_owed"
+        with pytest.raises(trio.ClosedResourceError):
+            await reply.lanes[1].reply.session.ask(QUESTION).__aenter__()
+
+
+async def test_a_lane_that_is_closed_before_its_turn_is_not_asked() -> None:
+    async with Servers(failing(), (H2o, {})) as servers:
+        race = trioprov.race(QUESTION, servers.providers, stagger=math.inf)
+        race.lanes[1].close()
+        with trio.fail_after(5), pytest.RaisesGroup(trioprov.Overloaded, trioprov.TrioprovError):
+            await race.__aenter__()
+        assert race.lanes[1].reply.finish == trioprov.Finish("interrupted")
+        assert servers.all[1].requests == ()

@@ -376,6 +376,17 @@ async def test_a_stopped_ask_keeps_the_conversation_and_can_be_asked_again(servi
         assert emulator.worker_crashes == 0
 
 
+async def test_a_question_that_comes_too_late_behind_an_answer_that_cannot_be_stopped_says_so() -> None:
+    async with open_emulator(OpenAssistant, token_delay=0.02) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            async with session.ask(QUESTION) as reply:
+                async for _ in reply:
+                    break
+            with pytest.raises(trioprov.ConversationLost, match="previous answer"):
+                await said(session, "And the sea?", deadlines=Deadlines(first_token=0.1))
+        assert_no_orphans(emulator)
+
+
 async def test_stop_tells_h2o_while_the_block_is_still_open() -> None:
     async with open_emulator(H2o, **FOREVER) as emulator:
         async with trioprov.open_session(emulator.provider) as session, session.ask(QUESTION) as reply:
