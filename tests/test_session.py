@@ -22,6 +22,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import trio
+import trio.testing
 
 import trioprov
 from trioprov import AllenAI, CleanupFailed, Conversation, Deadlines, H2o, OpenAssistant, TrioprovError
@@ -306,6 +307,21 @@ async def test_a_second_ask_while_a_reply_is_open_is_busy_and_harms_nobody(servi
                     await session.ask("And the sea?").__aenter__()
             assert (await said(session, "And the sea?")).text
         assert_no_orphans(emulator)
+
+
+async def test_asking_is_a_checkpoint_at_which_nothing_has_been_asked_yet(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator, trioprov.open_session(emulator.provider) as session:
+        before = len(emulator.requests)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await session.ask("And the mountains?").__aenter__()
+        assert scope.cancelled_caught
+        asking = session.ask(QUESTION)
+        with trio.testing.assert_checkpoints():
+            reply = await asking.__aenter__()
+        assert (await reply.wait()).text
+        await asking.__aexit__(None, None, None)
+        assert all(b"mountain" not in request.body for request in emulator.requests[before:])
 
 
 async def test_asking_a_closed_session_is_refused(service: type[Provider]) -> None:
