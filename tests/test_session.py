@@ -890,6 +890,21 @@ async def test_a_session_that_is_entered_in_a_cancelled_scope_sends_nothing(serv
         assert emulator.requests == ()
 
 
+async def test_a_conversation_that_was_to_be_continued_in_a_cancelled_scope_is_left_alone(
+    service: type[Provider],
+) -> None:
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            await said(session)
+            saved = session.keep()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with trioprov.open_session(emulator.provider, conversation=saved):
+                raise AssertionError
+        assert emulator.conversations == (saved.id,)
+        await trioprov.delete_conversation(emulator.provider, saved)
+
+
 async def test_the_session_runs_with_the_callers_context_variables() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     seen: list[str] = []
@@ -1243,7 +1258,7 @@ async def test_each_failure_has_its_class_and_keeps_what_had_arrived(
                 trioprov.open_session(emulator.provider, client=client) as session,
                 session.ask(QUESTION, deadlines=deadlines) as reply,
             ):
-                with pytest.raises(TrioprovError) as caught:
+                with pytest.raises(TrioprovError) as caught, trio.fail_after(5):
                     await reply.wait()
                 assert type(caught.value) is error
                 with pytest.raises(error) as again:
