@@ -872,6 +872,20 @@ async def test_a_failed_create_raises_from_open_session_bare(
         assert_no_orphans(emulator)
 
 
+async def test_a_create_that_is_lost_while_it_is_being_left_is_a_note_on_the_cancellation() -> None:
+    notes: list[str] = []
+    async with open_emulator(OpenAssistant, faults=[Fault(on="create", delay=0.4, lose_response=True)]) as emulator:
+        with trio.move_on_after(0.2):
+            try:
+                async with trioprov.open_session(emulator.provider):
+                    raise AssertionError
+            except trio.Cancelled as exc:
+                notes = exc.__notes__
+                raise
+    assert len(notes) == 1
+    assert "lost" in notes[0]
+
+
 async def test_open_assistant_without_cookies_is_refused_when_opened() -> None:
     with pytest.raises(trioprov.AuthenticationError):
         async with trioprov.open_session(OpenAssistant(base_url="http://127.0.0.1:9")):
@@ -1451,11 +1465,17 @@ async def test_entering_is_left_by_cancellation_at_once_where_a_client_finishes_
         trioprov.open_client() as client,
     ):
         begun = trio.current_time()
+        held: list[BaseException] = []  # and with it whatever the frames of the entering hold
         with trio.move_on_after(0.2):
-            async with trioprov.open_session(emulator.provider, client=client):
-                raise AssertionError
+            try:
+                async with trioprov.open_session(emulator.provider, client=client):
+                    raise AssertionError
+            except trio.Cancelled as exc:
+                held.append(exc)
+                raise
         assert trio.current_time() - begun < 1.5
         with trio.fail_after(10):
             while client.tenants:
                 await trio.sleep(0.01)
         assert_no_orphans(emulator)
+        held.clear()
