@@ -730,6 +730,37 @@ async def test_delete_conversation_is_shielded(service: type[Provider]) -> None:
         assert_no_orphans(emulator)
 
 
+async def test_delete_conversation_is_a_checkpoint_before_anything_is_sent(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            await said(session)
+            saved = session.keep()
+        before = len(emulator.requests)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trioprov.delete_conversation(emulator.provider, saved)
+        assert scope.cancelled_caught
+        assert len(emulator.requests) == before
+        await trioprov.delete_conversation(emulator.provider, saved)
+
+
+async def test_delete_conversation_lets_a_session_that_is_ending_finish_what_it_says() -> None:
+    async with (
+        open_emulator(H2o, **FOREVER, faults=[Fault(on="stop", delay_response=0.4)]) as emulator,
+        trioprov.open_client() as client,
+    ):
+        with trio.CancelScope() as scope:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                saved = session.keep()
+                async with session.ask(QUESTION) as reply:
+                    async for _ in reply:
+                        scope.cancel()
+        assert (await trioprov.delete_conversation(emulator.provider, saved, client=client)).outcome == "deleted"
+        stop, delete = (request for request in emulator.requests if request.step in ("stop", "delete"))
+        assert delete.time - stop.time > 0.3
+        assert_no_orphans(emulator)
+
+
 async def test_another_providers_conversation_is_refused(service: type[Provider]) -> None:
     other = AllenAI if service is H2o else H2o
     async with open_emulator(service) as emulator:
