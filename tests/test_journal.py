@@ -359,6 +359,7 @@ async def test_a_row_follows_the_life_of_its_session(service: type[Provider], tm
             async def live() -> None:
                 nonlocal session
                 async with trioprov.open_session(emulator.provider, client=client) as session:
+                    assert [row["conversation"].get("id") for row in rows(path)] == list(emulator.conversations)
                     await said(session)
                     seen.append(rows(path))
 
@@ -472,6 +473,20 @@ async def test_what_was_struck_out_for_one_is_not_struck_out_again_for_the_next_
                     nursery.start_soon(keeps, session)
                 assert len(rows(path)) == 1
             await trioprov.delete_conversation(emulator.provider, session.conversation, client=client)
+        assert_no_orphans(emulator)
+
+
+async def test_h2o_a_lost_create_that_cannot_be_recovered_is_left_to_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    faults = [Fault(on="create", lose_response=True), Fault(on="delete_all", status=401)]
+    async with open_emulator(H2o, faults=faults) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            with pytest.raises(trioprov.ConnectionFailed) as caught:
+                async with trioprov.open_session(emulator.provider, client=client):
+                    raise AssertionError
+            assert not hasattr(caught.value, "__notes__")
+        assert len(emulator.conversations) == len(rows(path)) == 1
+        await trioprov.sweep(path, [emulator.provider])
         assert_no_orphans(emulator)
 
 

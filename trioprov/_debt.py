@@ -89,8 +89,7 @@ class Debt:
     @property
     def journaled(self) -> bool:
         """Whether somebody else can still pay it, should this process not."""
-        known = self._written is not None and self._written.id == self.conversation.id
-        return self._row is not None and (known or self._recoverable())
+        return self._row is not None and (self._written is not None or self._recoverable())
 
     async def create_begins(self) -> None:
         """Another create: write it down before it leaves; whatever the one before it made will never be known.
