@@ -179,6 +179,18 @@ class TestRefusals:
                 *(ConversationLost, "the thread does not exist any more: Value error, Parent message msg_A not found"),
                 None,
             ),
+            (400, {"error": {"message": "Parent message is empty"}}, InvalidRequest, "Parent message is empty", None),
+            (400, {"error": {"message": "file not found"}}, InvalidRequest, "file not found", None),
+            (500, {"error": {"message": "Parent message not found"}}, ProviderError, "Parent message not found", None),
+            (
+                500,
+                {"error": {"message": "is not available on modal"}},
+                ProviderError,
+                "is not available on modal",
+                None,
+            ),
+            (404, {"error": {"message": None}}, ConversationLost, "the thread does not exist any more", None),
+            (418, {"error": {"code": 418}}, InvalidRequest, "HTTP status 418", None),
             (500, {"error": "plain"}, ProviderError, "plain", None),
         ],
     )
@@ -188,6 +200,10 @@ class TestRefusals:
         error = AllenAI().refusal(Response(status=status, body=json.dumps(body).encode()))
         assert (type(error), error.status, error.code) == (kind, status, code)
         assert error.message == (message or error.message) != ""
+
+    def test_a_page_where_a_message_should_be_is_no_lost_thread(self) -> None:
+        error = AllenAI().refusal(Response(status=404, body=b" <html><title>Not here</title></html>"))
+        assert type(error) is InvalidRequest
 
 
 # -- The lines ---------------------------------------------------------------------------------------------------------

@@ -147,6 +147,13 @@ class TestAsk:
         with pytest.raises(ConversationLost, match="open a new session"):
             drive(ask(CHAT), refused)
 
+    @pytest.mark.parametrize(
+        ("status", "message"), [(400, "Parent message not found"), (413, "no room in this non-empty chat")]
+    )
+    def test_another_refusal_of_a_prompt_is_no_lost_conversation(self, status: int, message: str, drive: Any) -> None:
+        with pytest.raises(InvalidRequest, match=message):
+            drive(ask(CHAT), Response(status=status, body=json.dumps({"message": message}).encode()))
+
     def test_another_prompt_after_an_unanswered_later_one_can(self, drive: Any) -> None:
         before = CHAT.replace(started=True, parent="a0", unanswered="p0", unanswered_prompt="x")
         driven = drive(ask(before, "Something else"), PROMPTED, ANSWERING)
