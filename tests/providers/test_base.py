@@ -635,6 +635,11 @@ class TestRefusals:
         error = Plain().refusal(Response(status=418, body=body))
         assert (error.code, error.message) == (code, message)
 
+    @pytest.mark.parametrize("before", ["x" * 290 + " ", " " * 1190])
+    def test_what_may_be_a_credential_is_not_cut_in_its_middle(self, before: str) -> None:
+        """Whole it would be blotted out; neither letters nor white space before it make it half of one."""
+        assert shortened(f"{before}the-very-long-api-key and more").rstrip() in (f"{before.strip()}…", "…")
+
     def test_what_cannot_be_written_is_three_dots(self) -> None:
         nested: Any = "x"
         for _ in range(100_000):

@@ -199,6 +199,7 @@ class TestRefusals:
             (400, b'{"message":"Parent message not found"}', InvalidRequest, "Parent message not found"),
             (422, b'{"message":"Model x not found"}', ModelNotSupported, "Model x not found"),
             (503, b'{"message":"The server is currently busy."}', Overloaded, "The server is currently busy."),
+            (403, b'{"message":"You are banned"}', AuthenticationError, "You are banned"),
             (429, b"", RateLimited, "too many requests"),
             (500, b"Internal Server Error", ProviderError, "Internal Server Error"),
             (404, b"", InvalidRequest, "the server has nothing there: check base_url"),
@@ -220,6 +221,14 @@ class TestRefusals:
         with pytest.raises(RateLimited, match="rate limit or internal error") as caught:
             drive(ask(CHAT), PROMPTED, WENT_WRONG)
         assert caught.value.status == 500
+
+    @pytest.mark.parametrize(
+        "response", [Response(status=500), Response(status=502, body=b'{"message":"Something went wrong"}')]
+    )
+    def test_and_not_as_anything_else(self, response: Response, drive: Any) -> None:
+        with pytest.raises(ProviderError) as caught:
+            drive(ask(CHAT), PROMPTED, response)
+        assert type(caught.value) is ProviderError
 
     def test_and_not_on_the_prompt(self, drive: Any) -> None:
         with pytest.raises(ProviderError, match="Something went wrong") as caught:
@@ -420,11 +429,12 @@ class TestEmptyStream:
 
     @pytest.mark.parametrize("state", ["aborted_by_worker", "cancelled", "timeout"])
     def test_an_answer_that_failed_has_failed(self, state: str, drive: Any) -> None:
-        driven, decoder = self.after(drive, answer(state=state, content=None))
-        (finish,) = driven.value
-        assert isinstance(finish.error, ProviderError)
-        assert state in str(finish.error)
-        assert "pending" not in decoder.conversation
+        for content in (None, "As far as it"):
+            driven, decoder = self.after(drive, answer(state=state, content=content))
+            (finish,) = driven.value
+            assert isinstance(finish.error, ProviderError)
+            assert state in str(finish.error)
+            assert "pending" not in decoder.conversation
 
     @pytest.mark.parametrize("state", ["pending", "in_progress"])
     def test_an_answer_that_goes_on_is_incomplete_and_still_pending(self, state: str, drive: Any) -> None:
