@@ -126,6 +126,21 @@ async def test_a_predicate_sees_the_reply_after_each_token_and_at_the_end() -> N
     assert error.partial == "abc"
 
 
+async def test_a_predicate_is_not_asked_about_a_place_in_the_queue() -> None:
+    seen: list[str] = []
+
+    def ever(reply: Reply) -> bool:
+        seen.append(reply.text)
+        return reply.finish is not None
+
+    script = {"pending": [2, 1], "pending_interval": 0.05, "tokens": ["a", "b"]}
+    async with Servers((OpenAssistant, script)) as servers:
+        async with trioprov.race(QUESTION, servers.providers, until=ever) as reply:
+            kinds = [type(event) async for event in reply.subscribe()]
+        assert kinds == [trioprov.Queued, trioprov.Queued, str, str, Finish]
+    assert seen == ["a", "ab", "ab"]
+
+
 async def test_a_predicate_decides_in_the_middle_of_an_answer() -> None:
     scripts = [(H2o, {"tokens": ["no ", "no"]}), (H2o, {"tokens": ["well ", "yes ", "it is"], "token_delay": 0.02})]
     async with Servers(*scripts) as servers:
@@ -237,6 +252,21 @@ async def test_a_lane_takes_no_other_question_before_its_own_is_answered() -> No
                         assert (await second.wait()).finish_reason == "stop"
 
 
+async def test_a_race_whose_lanes_all_run_only_waits() -> None:
+    class Steps(trio.abc.Instrument):
+        count = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.count += task is me
+
+    me, steps = trio.lowlevel.current_task(), Steps()
+    async with Servers((H2o, {"first_delay": 0.5})) as servers:
+        trio.lowlevel.add_instrument(steps)
+        async with trioprov.race(QUESTION, servers.providers):
+            trio.lowlevel.remove_instrument(steps)
+    assert steps.count < 50
+
+
 async def test_a_deadline_that_passes_brings_the_next_lane_forward() -> None:
     async with Servers(slow(), (H2o, {})) as servers:
         deadlines = Deadlines(first_token=0.3)
@@ -320,6 +350,8 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
                 race(stagger=wrong)
         with pytest.raises(TypeError, match="stagger"):
             race(stagger="2")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="stagger"):
+            race(stagger=True)
         with pytest.raises(ValueError, match="until"):
             race(until="first")  # type: ignore[arg-type]
 
@@ -396,6 +428,18 @@ async def test_a_race_that_is_cancelled_is_over_though_somebody_holds_on_to_it(w
             while any(emulator.conversations for emulator in servers.all):  # noqa: ASYNC110 - in another thread
                 await trio.sleep(0.01)
         assert any(emulator.requests for emulator in servers.all) == (when != "before it begins")
+
+
+@pytest.mark.parametrize("when", ["before it is won", "after it is won"])
+async def test_a_cancelled_race_with_a_client_is_left_at_once(when: str) -> None:
+    stubborn = {"faults": [Fault(on="delete", delay=1.5)], "forever": True, "token_delay": 0.01}
+    async with Servers((H2o, stubborn), (H2o, stubborn)) as servers, trioprov.open_client() as client:
+        with trio.CancelScope() as scope:
+            until = "finished" if when == "before it is won" else "first_token"
+            scope.deadline = trio.current_time() + 0.5
+            async with trioprov.race(QUESTION, servers.providers, client=client, until=until):
+                await trio.sleep_forever()
+        assert trio.current_time() < scope.deadline + 1
 
 
 class RawServer:
