@@ -93,7 +93,7 @@ class _Contest:
         tokens = [event for event in events if isinstance(event, str)]
         if not all(map(str.isspace, tokens)):
             self._contentful.add(index)
-        if tokens and not self.over:
+        if tokens:
             self._look(index)
 
     def ended(self, index: int) -> None:
