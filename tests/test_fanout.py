@@ -410,13 +410,16 @@ async def test_with_cancel_a_refused_value_is_the_first_error_and_nobody_is_aske
         assert_no_orphans(emulators.all)
 
 
-async def test_an_exception_of_the_body_is_stronger_than_a_lanes_and_bare() -> None:
+@pytest.mark.parametrize("told", [True, False])
+async def test_an_exception_of_the_body_is_stronger_than_a_lanes_and_bare(told: bool) -> None:
     async with Emulators() as emulators:
         emulators.all[0].add_fault(Fault(on="generate", end_after=3))
         with pytest.raises(KeyError):
             async with trioprov.fan_out(QUESTION, emulators.providers, on_error="cancel") as fan:
-                with pytest.raises(trioprov.IncompleteReply):
-                    await fan.wait()
+                await fan.lanes[0].wait()
+                if told:
+                    with pytest.raises(trioprov.IncompleteReply):
+                        await fan.wait()
                 raise KeyError
         assert_no_orphans(emulators.all)
 
@@ -582,6 +585,22 @@ async def test_a_cancelled_fan_out_with_a_client_is_left_at_once() -> None:
                         scope.cancel()
             assert trio.current_time() - begun < 0.5
         assert_no_orphans(emulators.all)
+
+
+async def test_a_cancelled_reply_with_a_client_is_left_at_once() -> None:
+    stubborn = Fault(on="delete", delay_response=1.5)
+    async with (
+        open_emulator(H2o, forever=True, token_delay=0.01, faults=[stubborn]) as emulator,
+        trioprov.open_client() as client,
+    ):
+        begun = math.inf
+        with trio.CancelScope() as scope:
+            async with trioprov.open_reply(QUESTION, emulator.provider, client=client) as reply:
+                async for _ in reply:
+                    scope.cancel()
+                    begun = trio.current_time()
+        assert trio.current_time() - begun < 1
+    assert_no_orphans(emulator)
 
 
 async def merged_events(providers: list[Provider]) -> AsyncGenerator[Any]:
