@@ -410,6 +410,19 @@ async def test_with_cancel_a_refused_value_is_the_first_error_and_nobody_is_aske
         assert_no_orphans(emulators.all)
 
 
+async def test_with_cancel_a_loop_and_every_wait_raise_the_error_and_then_leaving_does_not() -> None:
+    async with Emulators() as emulators:
+        emulators.all[0].add_fault(Fault(on="generate", end_after=3))
+        async with trioprov.fan_out(QUESTION, emulators.providers, on_error="cancel") as fan:
+            with pytest.raises(trioprov.IncompleteReply):
+                async for _ in fan:
+                    pass
+            for _ in range(2):
+                with pytest.raises(trioprov.IncompleteReply):
+                    await fan.wait()
+        assert_no_orphans(emulators.all)
+
+
 @pytest.mark.parametrize("told", [True, False])
 async def test_an_exception_of_the_body_is_stronger_than_a_lanes_and_bare(told: bool) -> None:
     async with Emulators() as emulators:
