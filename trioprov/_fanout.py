@@ -78,7 +78,7 @@ class _Merge:
         """A lane has published its end."""
         error = next((event.error for event in last if isinstance(event, Finish)), None)
         self._ended += 1
-        if error is not None and self._cancels and self.first_error is None:
+        if error is not None and self._cancels:
             self.first_error = error
             for stop in self.stops:
                 stop()
