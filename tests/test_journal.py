@@ -439,6 +439,22 @@ async def test_a_kept_conversation_has_no_row(service: type[Provider], tmp_path:
         assert rows(path) == []
 
 
+async def test_allenai_a_thread_that_is_kept_before_it_exists_is_never_written_down(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(AllenAI, faults=[Fault(on="stream", delay_response=0.3)]) as emulator:
+        async with (
+            trioprov.open_client(journal=path) as client,
+            trioprov.open_session(emulator.provider, client=client) as session,
+        ):
+            session.keep()
+            async with session.ask(QUESTION) as reply:
+                await until(lambda: len(emulator.conversations) == 1)
+                assert rows(path) == []  # who dies here has left nothing to a sweeper
+                await reply.wait()
+        assert rows(path) == []
+        assert emulator.conversations == (session.conversation.id,)
+
+
 async def test_a_conversation_that_is_kept_while_the_journal_is_locked_has_no_row_soon_after(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path) as client:
