@@ -526,6 +526,39 @@ async def test_a_conversation_taken_over_is_left_to_the_journal_if_it_cannot_be_
         assert_no_orphans(emulator)
 
 
+async def test_a_conversation_of_another_process_is_never_written_down(service: type[Provider], tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(service) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            await said(session)
+            saved = session.keep()
+        theirs = {**saved, "opened_by": "a process that is no more"}
+        async with trioprov.open_client(journal=path) as client:
+            async with trioprov.open_session(emulator.provider, client=client, conversation=theirs) as session:
+                assert rows(path) == []  # who dies here has left nothing to a sweeper
+                await said(session, "And the sea?")
+            assert (saved.id or "").encode() not in raw(path)
+        assert emulator.conversations == (saved.id,)
+
+
+async def test_a_conversation_that_is_only_begun_is_written_down_with_the_create(tmp_path: Path) -> None:
+    """Ai2's threads are created by the first question: until then, nothing of a session is on the server."""
+    path = tmp_path / "owed.db"
+    async with open_emulator(AllenAI) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            async with trioprov.open_session(emulator.provider, client=client) as session:
+                pass
+            async with trioprov.open_session(
+                emulator.provider, client=client, conversation=session.conversation
+            ) as session:
+                assert rows(path) == []
+                await said(session)
+                (row,) = rows(path)
+                assert row["expires"] is not None
+        assert rows(path) == []
+        assert_no_orphans(emulator)
+
+
 async def test_a_kept_conversation_that_is_being_deleted_is_a_debt_again(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o, faults=[Fault(on="delete", delay_response=0.3)]) as emulator:
