@@ -208,6 +208,15 @@ async def test_h2o_a_refused_create_owes_nothing() -> None:
             assert steps(emulator) == ["settings", "create"]
 
 
+async def test_h2o_that_a_lost_create_was_recovered_is_told_to_the_caller_of_gather() -> None:
+    async with open_emulator(H2o, faults=[Fault(on="create", lose_response=True)]) as emulator:
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider])
+        assert isinstance(answer.error, trioprov.ConnectionFailed)
+        assert answer.cleanup is not None
+        assert answer.cleanup.outcome == "deleted"
+        assert_no_orphans(emulator)
+
+
 async def test_h2o_the_recovery_is_tried_again_too() -> None:
     faults = [Fault(on="create", lose_response=True), Fault(on="delete_all", status=503, times=2)]
     async with open_emulator(H2o, faults=faults) as emulator:
