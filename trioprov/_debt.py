@@ -97,8 +97,9 @@ class Debt:
         Raises:
             JournalError: it could not be written, so it must not leave.
         """
-        if self._row is not None and self.uncertain:
-            await self._leave_row("the answer to a create was lost")
+        if self._ledger is not None and self._row is not None and self.uncertain:
+            row, self._row = self._row, None
+            await self._ledger.leave(row, "the answer to a create was lost", tried=False)
         self._lost, self._doubtful = self.uncertain, False
         self._create_begun = trio.current_time()
         if self._ledger is not None and not self._kept and self._row is None:
@@ -137,11 +138,6 @@ class Debt:
                 self._written = self.conversation
         except JournalError as exc:
             log.warning("%s: %s", self.provider.name, exc)
-
-    async def _leave_row(self, reason: str) -> None:
-        if self._ledger is not None and self._row is not None:
-            row, self._row = self._row, None
-            await self._ledger.leave(row, reason, tried=False)
 
     async def close_row(self) -> None:
         """The last word in the journal: struck out if nothing is owed, else left to whoever sweeps it."""
