@@ -138,6 +138,26 @@ async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: ty
         assert_no_orphans(emulator)
 
 
+async def test_several_cancellations_in_a_group_are_one_and_are_not_waited_for_either(service: type[Provider]) -> None:
+    faults = [Fault(on="delete", delay_response=0.5)]
+    async with open_emulator(service, faults=faults) as emulator:
+        async with trioprov.open_client() as client:
+            begun = 0.0
+            with trio.CancelScope() as scope:
+                async with trioprov.open_session(emulator.provider, client=client) as session:
+                    async with session.ask("Why is the sky blue?") as reply:
+                        await reply.wait()
+                    scope.cancel()
+                    begun = trio.current_time()
+                    try:
+                        await trio.lowlevel.checkpoint()
+                    except trio.Cancelled as exc:
+                        raise BaseExceptionGroup("as from a nursery", [exc, BaseExceptionGroup("", [exc])]) from None
+            assert scope.cancelled_caught
+            assert trio.current_time() - begun < 0.3
+        assert_no_orphans(emulator)
+
+
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 WATCHED = {
