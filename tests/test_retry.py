@@ -16,7 +16,7 @@ import trio
 
 import trioprov
 from trioprov import AllenAI, Deadlines, H2o, Notice, OpenAssistant, Retry
-from trioprov.providers import Provider
+from trioprov.providers import Provider, Steps, Stream
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
@@ -174,6 +174,32 @@ async def test_nothing_is_tried_again_once_a_token_has_come(service: type[Provid
             await answered(emulator.provider)
         assert caught.value.partial
         assert len([request for request in emulator.requests if request.step == step]) == 1
+        assert_no_orphans(emulator)
+
+
+async def test_what_breaks_after_a_token_is_not_tried_again_in_a_later_try_either() -> None:
+    class Broken(H2o):
+        def ask(self, *args: Any, **more: Any) -> Steps[Stream]:
+            stream = yield from super().ask(*args, **more)
+            receive = stream.decoder.receive_data
+
+            def receive_and_break(data: bytes) -> list[trioprov.Event]:
+                if spoken:
+                    raise ZeroDivisionError
+                events = receive(data)
+                spoken.extend(event for event in events if isinstance(event, str))
+                return events
+
+            stream.decoder.receive_data = receive_and_break  # type: ignore[method-assign]
+            return stream
+
+    spoken: list[str] = []
+    async with open_emulator(H2o, token_delay=0.01, faults=[Fault(on="generate", status=503)]) as emulator:
+        provider = Broken(base_url=emulator.url)
+        with pytest.raises(ZeroDivisionError), trio.fail_after(5):
+            await answered(provider, Retry(attempts=9, delay=0.01))
+        assert spoken
+        assert [request.step for request in emulator.requests].count("generate") == 2
         assert_no_orphans(emulator)
 
 

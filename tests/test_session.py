@@ -25,8 +25,8 @@ import trio
 import trio.testing
 
 import trioprov
-from trioprov import AllenAI, CleanupFailed, Conversation, Deadlines, H2o, OpenAssistant, TrioprovError
-from trioprov.providers import NewId, Provider, Steps
+from trioprov import AllenAI, CleanupFailed, Conversation, Deadlines, Event, H2o, OpenAssistant, TrioprovError
+from trioprov.providers import Decoder, NewId, Provider, Steps
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 CREATE = {"h2o": "create", "openassistant": "create", "allenai": "stream"}
@@ -986,6 +986,19 @@ async def test_a_flow_that_is_broken_off_is_over_before_its_error_arrives() -> N
             async with trioprov.open_session(Careful(), client=client):
                 raise AssertionError
         assert over == [True], caught  # which still holds on to every frame
+
+
+async def test_a_reply_ends_even_if_a_provider_says_nothing_of_its_end() -> None:
+    class Silent(H2o):
+        def after_stream(self, decoder: Decoder) -> Steps[list[Event]]:
+            yield from ()
+            return []
+
+    async with open_emulator(H2o, faults=[Fault(on="generate", end_after=3)]) as emulator:
+        with trio.fail_after(5):
+            async with trioprov.open_session(Silent(base_url=emulator.url)) as session:
+                assert (await said(session)).finish_reason == "interrupted"
+        assert_no_orphans(emulator)
 
 
 # -- Ctrl-C, and interpreters that complain ---------------------------------------------------------------------------
