@@ -403,6 +403,30 @@ async def test_a_question_that_comes_too_late_behind_an_answer_that_cannot_be_st
         assert_no_orphans(emulator)
 
 
+async def test_a_question_that_comes_too_late_behind_an_answer_whose_stream_broke_says_so() -> None:
+    async with open_emulator(OpenAssistant, token_delay=0.05, faults=[Fault(on="events", end_after=2)]) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with pytest.raises(trioprov.IncompleteReply):
+                await said(session)
+            with pytest.raises(trioprov.ConversationLost, match="previous answer"):
+                await said(session, "And the sea?", deadlines=Deadlines(first_token=0.2))
+        assert_no_orphans(emulator)
+
+
+async def test_a_question_whose_own_answer_comes_too_late_does_not_blame_the_one_before() -> None:
+    faults = [Fault(on="events", end_after=2), Fault(on="events", stall_after=0)]
+    async with (
+        open_emulator(OpenAssistant, faults=faults) as emulator,
+        trioprov.open_client(cleanup_timeout=1) as client,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        with pytest.raises(trioprov.IncompleteReply):
+            await said(session)
+        with pytest.raises(trioprov.FirstTokenTimeout):
+            await said(session, "And the sea?", deadlines=Deadlines(first_token=1))
+        assert steps(emulator).count("events") == 2
+
+
 async def test_stop_tells_h2o_while_the_block_is_still_open() -> None:
     async with open_emulator(H2o, **FOREVER) as emulator:
         async with trioprov.open_session(emulator.provider) as session, session.ask(QUESTION) as reply:
