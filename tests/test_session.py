@@ -785,6 +785,40 @@ async def test_delete_conversation_lets_a_session_that_is_ending_finish_what_it_
         assert_no_orphans(emulator)
 
 
+async def test_delete_conversation_neither_ends_an_open_session_nor_waits_for_a_strangers() -> None:
+    hangs = Fault(on="delete", delay_response=1.5)
+    async with open_emulator(H2o) as emulator, trioprov.open_client() as client:
+        async with trioprov.open_session(emulator.provider, client=client) as session:
+            saved = session.keep()
+        async with (
+            trioprov.open_session(emulator.provider, client=client, conversation=saved) as open_one,
+            trioprov.open_session(emulator.provider, client=client) as stranger,
+        ):
+            emulator.add_fault(hangs)
+            stranger.close()
+            while "delete" not in steps(emulator):  # noqa: ASYNC110 - it happens in an emulator's thread
+                await trio.sleep(0.01)
+            with trio.fail_after(1):
+                report = await trioprov.delete_conversation(emulator.provider, saved, client=client)
+            assert report.outcome == "deleted"
+            assert stranger.cleanup is None
+            async with open_one.ask(QUESTION) as reply:
+                with pytest.raises(trioprov.ConversationLost):
+                    await reply.wait()
+        assert_no_orphans(emulator)
+
+
+async def test_delete_conversation_does_not_wait_for_the_clients_sweeper(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            saved = session.keep()
+        async with trioprov.open_client(journal=path) as client:
+            report = await trioprov.delete_conversation(emulator.provider, saved, client=client)
+            assert report.outcome == "deleted"
+        assert_no_orphans(emulator)
+
+
 async def test_another_providers_conversation_is_refused(service: type[Provider]) -> None:
     other = AllenAI if service is H2o else H2o
     async with open_emulator(service) as emulator:
