@@ -16,7 +16,7 @@ import trio
 
 import trioprov
 from trioprov import AllenAI, Deadlines, H2o, Notice, OpenAssistant, Retry
-from trioprov.providers import Provider, Steps, Stream
+from trioprov.providers import Decoder, Provider, Steps
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
@@ -179,26 +179,15 @@ async def test_nothing_is_tried_again_once_a_token_has_come(service: type[Provid
 
 async def test_what_breaks_after_a_token_is_not_tried_again_in_a_later_try_either() -> None:
     class Broken(H2o):
-        def ask(self, *args: Any, **more: Any) -> Steps[Stream]:
-            stream = yield from super().ask(*args, **more)
-            receive = stream.decoder.receive_data
+        def after_stream(self, decoder: Decoder) -> Steps[list[trioprov.Event]]:
+            yield from ()
+            raise trioprov.ConnectionFailed("what came of it cannot be asked for")
 
-            def receive_and_break(data: bytes) -> list[trioprov.Event]:
-                if spoken:
-                    raise ZeroDivisionError
-                events = receive(data)
-                spoken.extend(event for event in events if isinstance(event, str))
-                return events
-
-            stream.decoder.receive_data = receive_and_break  # type: ignore[method-assign]
-            return stream
-
-    spoken: list[str] = []
-    async with open_emulator(H2o, token_delay=0.01, faults=[Fault(on="generate", status=503)]) as emulator:
-        provider = Broken(base_url=emulator.url)
-        with pytest.raises(ZeroDivisionError), trio.fail_after(5):
-            await answered(provider, Retry(attempts=9, delay=0.01))
-        assert spoken
+    faults = [Fault(on="generate", status=503), Fault(on="generate", end_after=3)]
+    async with open_emulator(H2o, faults=faults) as emulator:
+        with pytest.raises(trioprov.ConnectionFailed) as caught:
+            await answered(Broken(base_url=emulator.url), Retry(attempts=9, delay=0.01))
+        assert caught.value.partial
         assert [request.step for request in emulator.requests].count("generate") == 2
         assert_no_orphans(emulator)
 
@@ -352,6 +341,22 @@ async def test_two_accounts_do_not_wait_for_each_other() -> None:
                     assert not any(lane.tokens for lane in fan.lanes)
                     await trio.sleep(0.01)
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("service", [H2o, AllenAI])
+async def test_where_an_account_may_have_many_answers_at_once_nobody_waits(service: type[Provider]) -> None:
+    async with (
+        open_emulator(service, forever=True, token_delay=0.005) as emulator,
+        trioprov.open_client() as client,
+        trioprov.open_session(emulator.provider, client=client) as one,
+        trioprov.open_session(emulator.provider, client=client) as other,
+        one.ask(QUESTION) as first,
+        other.ask(QUESTION) as second,
+    ):
+        with trio.fail_after(5):
+            for reply in (first, second):
+                async for _ in reply:
+                    break
 
 
 async def test_a_place_in_the_queue_may_fall_again_in_the_next_try() -> None:

@@ -441,6 +441,22 @@ async def test_stop_tells_h2o_while_the_block_is_still_open() -> None:
         assert_no_orphans(emulator)
 
 
+async def test_an_answer_that_is_complete_is_not_told_to_stop() -> None:
+    told: list[Conversation] = []
+
+    class Counting(H2o):
+        def stop(self, conversation: Conversation) -> Steps[Conversation]:
+            told.append(conversation)
+            return (yield from super().stop(conversation))
+
+    async with open_emulator(H2o) as emulator:
+        async with trioprov.open_session(Counting(base_url=emulator.url)) as session:
+            await said(session)
+            await said(session, "And the sea?")
+        assert told == []
+        assert_no_orphans(emulator)
+
+
 async def test_leaving_ask_early_waits_for_the_stop_request() -> None:
     async with open_emulator(H2o, **FOREVER, faults=[Fault(on="stop", delay_response=0.2)]) as emulator:
         async with trioprov.open_session(emulator.provider) as session:
