@@ -291,6 +291,19 @@ async def test_sessions_of_one_account_ask_one_after_another_until_an_answer_beg
         assert_no_orphans(emulator)
 
 
+async def test_a_place_in_the_services_queue_is_no_beginning_of_an_answer() -> None:
+    async with (
+        open_emulator(OpenAssistant, pending=range(6, 0, -1), pending_interval=0.1) as emulator,
+        trioprov.open_client() as client,
+    ):
+        with trio.fail_after(5):
+            answers = await trioprov.gather(QUESTION, [emulator.provider] * 2, client=client)
+        assert [answer.finish_reason for answer in answers] == ["stop"] * 2
+        first, second = (request.time for request in emulator.requests if request.step == "assistant")
+        assert second - first > 0.5
+        assert_no_orphans(emulator)
+
+
 async def test_the_wait_for_ones_own_account_does_not_count_for_the_first_token() -> None:
     async with open_emulator(OpenAssistant, first_delay=0.5) as emulator:
         deadlines = Deadlines(first_token=1.2)
