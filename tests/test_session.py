@@ -469,6 +469,20 @@ async def test_leaving_ask_early_waits_for_the_stop_request() -> None:
         assert_no_orphans(emulator)
 
 
+async def test_leaving_ask_before_its_stream_does_not_wait_for_an_answer_that_cannot_be_stopped() -> None:
+    faults = [Fault(on="assistant", delay_response=0.2)]
+    async with (
+        open_emulator(OpenAssistant, **FOREVER, faults=faults) as emulator,
+        trioprov.open_client(cleanup_timeout=2) as client,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        async with session.ask(QUESTION):
+            while "assistant" not in steps(emulator):  # noqa: ASYNC110 - it happens in an emulator's thread
+                await trio.sleep(0.01)
+            begun = trio.current_time()
+        assert trio.current_time() - begun < 1.5
+
+
 async def test_leaving_ask_early_is_bounded_when_the_stop_request_hangs() -> None:
     async with open_emulator(H2o, **FOREVER, faults=[Fault(on="stop", hang=True, times=math.inf)]) as emulator:
         async with trioprov.open_client(cleanup_timeout=0.6) as client:
