@@ -11,6 +11,7 @@ import email.utils
 import math
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -156,6 +157,28 @@ async def test_a_create_that_may_have_happened_is_not_sent_twice(service: type[P
         with pytest.raises(trioprov.TrioprovError):
             await answered(emulator.provider)
         assert len([request for request in emulator.requests if request.step == fault.on]) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/chat/prompter_message", "/api/chat/assistant_message"])
+async def test_what_may_be_said_only_once_is_said_again_if_it_never_left(path: str) -> None:
+    class Unreachable(httpx.AsyncHTTPTransport):
+        refused = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path == path and not self.refused:
+                self.refused += 1
+                raise httpx.ConnectError("nobody listens")
+            return await super().handle_async_request(request)
+
+    transport = Unreachable()
+    async with (
+        open_emulator(OpenAssistant) as emulator,
+        trioprov.open_client(retry=QUICK, transport=transport) as client,
+    ):
+        async with trioprov.open_session(emulator.provider, client=client) as session, session.ask(QUESTION) as reply:
+            assert (await reply.wait()).finish_reason == "stop"
+        assert transport.refused == 1
+        assert_no_orphans(emulator)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
