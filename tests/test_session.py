@@ -427,6 +427,14 @@ async def test_a_question_whose_own_answer_comes_too_late_does_not_blame_the_one
         assert steps(emulator).count("events") == 2
 
 
+async def test_a_first_question_that_is_answered_too_late_blames_no_answer_before_it() -> None:
+    async with open_emulator(OpenAssistant, faults=[Fault(on="assistant", delay_response=0.5)]) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with pytest.raises(trioprov.FirstTokenTimeout):
+                await said(session, deadlines=Deadlines(first_token=0.2))
+        assert_no_orphans(emulator)
+
+
 async def test_stop_tells_h2o_while_the_block_is_still_open() -> None:
     async with open_emulator(H2o, **FOREVER) as emulator:
         async with trioprov.open_session(emulator.provider) as session, session.ask(QUESTION) as reply:
