@@ -680,3 +680,13 @@ async def test_h2o_what_a_server_may_still_be_creating_is_deleted_once_more_afte
             async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client):
                 raise AssertionError
     assert deleted == pytest.approx(at)
+
+
+async def test_open_assistant_an_answer_whose_begin_was_not_heard_of_yet_is_not_deleted_from_under_its_worker() -> None:
+    faults = [Fault(on="assistant", delay_response=0.3)]
+    async with open_emulator(OpenAssistant, token_delay=0.03, faults=faults) as emulator:
+        async with trioprov.open_session(emulator.provider) as session, session.ask("Why is the sky blue?"):
+            while "assistant" not in [request.step for request in emulator.requests]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert emulator.worker_crashes == 0
+        assert_no_orphans(emulator)
