@@ -45,7 +45,7 @@ class Line:
         self._ticket: trio.Event | None = None
         self.draining = False
         """Whether an answer is being read that the service cannot stop giving."""
-        self.lingering = False
+        self.lingering: bool = False
         """Whether all of an answer is here, and only the end of its body is waited for."""
         self.ended_at: float | None = None
         """When, on trio's clock, the session ended; set before `break_off`."""
