@@ -348,3 +348,26 @@ async def gone(emulator: Emulator[Any]) -> None:
         while emulator.conversations:
             gc.collect()
             await anyio.sleep(0.005)
+
+
+def test_the_loop_rests_while_a_cancelled_scope_waits_for_the_cleanup(
+    run_asyncio: Run, emulated: Emulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait: Any = asyncio.wait
+    waits = 0
+
+    async def counted(*args: Any, **how: Any) -> Any:
+        nonlocal waits
+        waits += 1
+        return await wait(*args, **how)
+
+    async def main() -> None:
+        with anyio.move_on_after(0.1) as scope:
+            async with trioprov.open_session(emulator.provider):
+                pass
+        assert scope.cancelled_caught
+
+    monkeypatch.setattr(asyncio, "wait", counted)
+    with emulated(faults=[Fault(on="create", delay_response=0.6)]) as emulator:
+        run_asyncio(main)
+    assert waits < 20  # and not once in every turn of the loop, in which anyio cancels again

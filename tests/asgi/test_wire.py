@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import MutableMapping
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 import trioprov
 from trioprov import Finish, Lagged, Notice, Queued
 from trioprov.asgi._failures import failure
+from trioprov.asgi._held import Reader
+from trioprov.asgi._outlet import Outlet
 from trioprov.asgi._wire import block, prelude
 
 
@@ -84,3 +90,21 @@ def test_a_race_that_nobody_won_has_the_status_that_all_have() -> None:
     assert failure(trioprov.AllFailed("no", [busy, busy])).status == 503
     mixed = failure(trioprov.AllFailed("no", [busy, limited, ZeroDivisionError()]))
     assert (mixed.status, mixed.retry_after) == (502, 5)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 10.0])
+async def test_a_farewell_is_said_though_its_task_is_cancelled_and_not_waited_for_long(
+    seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    sent: list[str] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        await trio.sleep(seconds)
+        sent.append(message["type"])
+
+    begun = trio.current_time()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await Outlet(send, Reader(), 60).farewell(499)
+    assert sent == (["http.response.start", "http.response.body"] if seconds < 1 else [])
+    assert trio.current_time() - begun == pytest.approx(min(2 * seconds, 1))  # pyright: ignore[reportUnknownMemberType]
