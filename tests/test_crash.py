@@ -14,19 +14,18 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from children import spoken_with
 
 import trioprov
 from trioprov import AllenAI, H2o, Journal, OpenAssistant, SweepReport
@@ -88,23 +87,6 @@ class Figures:
         )
 
 
-@asynccontextmanager
-async def zygote() -> AsyncGenerator[trio.Process]:
-    process = await trio.lowlevel.open_process(
-        [sys.executable, str(ZYGOTE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield process
-    finally:
-        with trio.CancelScope(shield=True):
-            process.kill()
-            await process.wait()
-            await process.stdin.aclose()
-            await process.stdout.aclose()
-
-
 async def born(mother: trio.Process, lock: trio.Lock, order: dict[str, Any]) -> int:
     """A new child; its pid."""
     assert mother.stdin is not None
@@ -123,7 +105,7 @@ async def born(mother: trio.Process, lock: trio.Lock, order: dict[str, Any]) -> 
 async def kill_at_random(emulator: Emulator[Any], journal: Path, kills: int, seed: int, pace: float) -> None:
     chance = random.Random(seed)
     accounts = list(ACCOUNTS)
-    async with zygote() as mother:
+    async with spoken_with(ZYGOTE) as mother:
         lock, limit = trio.Lock(), trio.CapacityLimiter(AT_ONCE)
 
         async def one(number: int) -> None:

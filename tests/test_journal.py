@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import random
-import re
 import signal
 import sqlite3
 import stat
@@ -20,8 +19,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import pytest
 import trio
 import trio.testing
 from children import child
+from peers import proxied
 
 import trioprov
 from trioprov import AllenAI, H2o, Journal, JournalError, OpenAssistant
@@ -193,32 +193,6 @@ SECRETS = {
     "proxy": "pr0xy-user",
     "password": "pr0xy-password-of-the-user",
 }
-
-
-@asynccontextmanager
-async def proxied(emulator: Emulator[Any]) -> AsyncGenerator[int]:
-    """An http proxy in front of the emulator; its port."""
-    port = int(emulator.url.rpartition(":")[2])
-
-    async def forward(source: trio.abc.Stream, target: trio.abc.Stream) -> None:
-        try:
-            while data := await source.receive_some():
-                await target.send_all(re.sub(rb"(?m)^([A-Z]+ )http://[^/ ]+/", rb"\1/", data))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        await source.aclose()
-        await target.aclose()
-
-    async def serve(stream: trio.SocketStream) -> None:
-        async with stream, await trio.open_tcp_stream("127.0.0.1", port) as onward, trio.open_nursery() as nursery:
-            nursery.start_soon(forward, stream, onward)
-            nursery.start_soon(forward, onward, stream)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
-        yield listeners[0].socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
 
 
 def brought(cls: type[Provider], emulator: Emulator[Any], proxy: int) -> Provider:

@@ -23,6 +23,7 @@ import httpx
 import pytest
 import trio
 import trustme
+from peers import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError
@@ -71,16 +72,6 @@ async def head_of(stream: trio.abc.Stream) -> bytes:
         if not more:
             return b""
         data += more
-    return data
-
-
-async def request_of(stream: trio.abc.Stream) -> bytes:
-    """A whole request: closing a socket that holds unread bytes would be a reset."""
-    data = await head_of(stream)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
-    while data and len(body) < length:
-        body += await stream.receive_some(65536)
     return data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
+from peers import request_of
 
 from trioprov import H2o
 from trioprov.testing import Emulator, open_emulator
@@ -92,22 +92,6 @@ class Ear:
             self._hears = trio.Event()
             await self._hears.wait()
         return self._told[f"/{what}"]
-
-
-async def request_of(stream: trio.SocketStream) -> bytes:
-    """A whole request; nothing, if there is none."""
-    data = b""
-    length = math.inf
-    while len(data) < length:
-        more = await stream.receive_some()
-        if not more:
-            return b""
-        data += more
-        head, found, _ = data.partition(b"\r\n\r\n")
-        if found:
-            sizes = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            length = len(head) + 4 + sum(sizes)
-    return data
 
 
 async def answer(stream: trio.SocketStream, kind: bytes, body: bytes) -> None:

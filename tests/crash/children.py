@@ -51,15 +51,22 @@ class Child:
 @asynccontextmanager
 async def child(command: str, **arguments: Any) -> AsyncGenerator[Child]:
     """Such a process, from its first word on; at the end it is killed if it still runs."""
+    async with spoken_with(_CHILD, command, json.dumps(arguments)) as process:
+        other = Child(process)
+        other.said = await other.heard()
+        yield other
+
+
+@asynccontextmanager
+async def spoken_with(script: Path, *arguments: str) -> AsyncGenerator[trio.Process]:
+    """A script's process, by its standard input and output; at the end it is killed if it still runs."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(_CHILD), command, json.dumps(arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        other = Child(process)
-        other.said = await other.heard()
-        yield other
+        yield process
     finally:
         with trio.CancelScope(shield=True):
             process.kill()

@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import respx
 import trio
 import trio.testing
+from peers import proxied
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant
@@ -31,30 +31,11 @@ LOST: dict[type[Provider], str] = {H2o: "deleted", OpenAssistant: "lost", AllenA
 
 
 @asynccontextmanager
-async def proxied(emulator: Emulator[Any]) -> AsyncGenerator[Provider]:
-    """The emulator's provider, behind a proxy that passes everything on."""
-
-    async def serve(stream: trio.SocketStream) -> None:
-        onward = await trio.open_tcp_stream("127.0.0.1", urlsplit(emulator.url).port or 80)
-
-        async def copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
-            try:
-                while data := await source.receive_some():
-                    await sink.send_all(data)
-            except trio.BrokenResourceError:
-                pass
-            nursery.cancel_scope.cancel()
-
-        async with stream, onward, trio.open_nursery() as nursery:
-            nursery.start_soon(copy, stream, onward)
-            nursery.start_soon(copy, onward, stream)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
-        proxy = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        theirs = emulator.provider
-        yield type(theirs)(base_url=theirs.base_url, cookies=theirs.cookies, proxy=proxy)
-        nursery.cancel_scope.cancel()
+async def behind_a_proxy(emulator: Emulator[Any]) -> AsyncGenerator[Provider]:
+    """The emulator's provider, with a proxy between."""
+    theirs = emulator.provider
+    async with proxied(emulator) as port:
+        yield type(theirs)(base_url=theirs.base_url, cookies=theirs.cookies, proxy=f"http://127.0.0.1:{port}")
 
 
 class Wrapped(httpx.AsyncBaseTransport):
@@ -89,7 +70,7 @@ async def broken() -> None:
 
 async def test_a_create_whose_answer_a_proxy_lost_is_owed(service: type[Provider]) -> None:
     fault = Fault(on=CREATE[service], lose_response=True)
-    async with open_emulator(service, faults=[fault]) as emulator, proxied(emulator) as provider:
+    async with open_emulator(service, faults=[fault]) as emulator, behind_a_proxy(emulator) as provider:
         (answer,) = await trioprov.gather(QUESTION, [provider])
         assert isinstance(answer.error, trioprov.ConnectionFailed)
         assert answer.cleanup is not None
@@ -101,7 +82,7 @@ async def test_a_create_that_is_given_up_behind_a_proxy_is_owed(service: type[Pr
     fault = Fault(on=CREATE[service], hang=True)
     async with (
         open_emulator(service, faults=[fault]) as emulator,
-        proxied(emulator) as provider,
+        behind_a_proxy(emulator) as provider,
         trioprov.open_client(create_timeout=0.2, cleanup_timeout=2) as client,
     ):
         (answer,) = await trioprov.gather(
@@ -166,7 +147,7 @@ async def test_a_cancellation_just_before_the_first_byte_leaves_nothing_in_doubt
         await trace(self, event, info)
 
     monkeypatch.setattr(Exchange, "trace", cancelling)
-    async with open_emulator(H2o) as emulator, proxied(emulator) as provider:
+    async with open_emulator(H2o) as emulator, behind_a_proxy(emulator) as provider:
         transport, exchange = Transport(), Exchange()
         with scope:
             await transport.send(provider, Request(method="GET", path="/", headers={}), exchange)
@@ -321,7 +302,7 @@ async def test_a_pool_of_httpxs_carries_few_at_once_and_is_used_again(monkeypatc
         init(self, *args, **how)
 
     monkeypatch.setattr(httpx.AsyncClient, "__init__", counting)
-    async with open_emulator(AllenAI, first_delay=0.2) as emulator, proxied(emulator) as provider:
+    async with open_emulator(AllenAI, first_delay=0.2) as emulator, behind_a_proxy(emulator) as provider:
         transport = Transport()
 
         async def ask(method: str) -> None:

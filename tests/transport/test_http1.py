@@ -18,6 +18,7 @@ import respx
 import trio
 import trio.testing
 import trustme
+from peers import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o
@@ -37,21 +38,6 @@ SERVER, CLIENT = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.SSLCon
 AUTHORITY = trustme.CA()
 AUTHORITY.issue_cert("127.0.0.1").configure_cert(SERVER)  # pyright: ignore[reportUnknownMemberType]
 AUTHORITY.configure_trust(CLIENT)  # pyright: ignore[reportUnknownMemberType]
-
-
-async def request_of(stream: trio.abc.Stream) -> bytes:
-    """A whole request, or nothing at the end."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = await stream.receive_some(65536)
-        if not more:
-            return b""
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
-    while len(body) < length:
-        body += await stream.receive_some(65536)
-    return data
 
 
 class Server:

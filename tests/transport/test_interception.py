@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from peers import request_of
 
 import trioprov
 from trioprov import AllenAI
@@ -153,14 +154,7 @@ async def test_a_request_is_the_same_to_the_last_byte_whichever_way_it_goes(
     came: list[bytes] = []
 
     async def answer(stream: trio.SocketStream) -> None:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += await stream.receive_some()
-        head, _, body = data.partition(b"\r\n\r\n")
-        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")), 0)
-        while len(body) < length:
-            body += await stream.receive_some()
-        came.append(head + b"\r\n\r\n" + body)
+        came.append(await request_of(stream))
         await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
         await stream.aclose()
 
