@@ -29,7 +29,7 @@ import pytest
 import trio
 import trio.testing
 from children import child
-from peers import proxied
+from other_ends import proxied
 
 import trioprov
 from trioprov import AllenAI, H2o, Journal, JournalError, OpenAssistant

@@ -23,7 +23,7 @@ import httpx
 import pytest
 import trio
 import trustme
-from peers import request_of
+from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError

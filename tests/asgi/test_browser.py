@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
-from peers import request_of
+from other_ends import request_of
 
 from trioprov import H2o
 from trioprov.testing import Emulator, open_emulator

@@ -14,7 +14,7 @@ import pytest
 import respx
 import trio
 import trio.testing
-from peers import proxied
+from other_ends import proxied
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant

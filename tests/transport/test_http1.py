@@ -18,7 +18,7 @@ import respx
 import trio
 import trio.testing
 import trustme
-from peers import request_of
+from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o

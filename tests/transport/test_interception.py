@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from peers import request_of
+from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI
