@@ -24,6 +24,9 @@ from typing import Any
 # Sessions of one token, to be subtracted from the long one. The first of them loads what is loaded late.
 SHORT = 4
 
+# Seconds within which the questions of a crowd come.
+ARRIVAL = 2.0
+
 Report = dict[str, Any]
 
 
@@ -74,20 +77,39 @@ async def first_token(client: Any, url: str, times: str) -> Report:
 async def crowd(client: Any, url: str, streams: str, count: str, period: str, busy: str = "0") -> Report:
     """So many streams at once, whose tokens say when they were sent; ``busy``: seconds the event loop is blocked for.
 
-    ``wall`` is the whole time, ``cpu`` that of the process, ``lags`` is how long after they were sent tokens came, by
-    percentile, and ``memory`` is what the process grew by, in kB.
+    First all conversations are opened; then, within `ARRIVAL`, they are asked, one after another; at the end all are
+    left at once. ``opening`` is the CPU time of the first, ``wall`` and ``cpu`` are those of the streams alone,
+    ``ideal`` is what the wall time would be if nothing took any. ``lags`` is how long after they were sent tokens came,
+    by percentile, and ``memory`` is what the process grew by until the last stream had ended, in kB.
     """
     lags: list[float] = []
-    done = 0
+    opened = done = 0
     number = int(streams)
+    asking, leaving = client.loop.Event(), client.loop.Event()
+    marks: list[tuple[float, float]] = []
+    memory = 0
+
+    def look() -> None:
+        marks.append((time.monotonic(), time.process_time()))
 
     async def one() -> None:
-        nonlocal done
-        model = f"{count}-{period}-stamped"
-        async with client.open_conversation(http, "tgi", model) as conversation, client.ask(conversation) as answer:
-            async for token in answer:
-                lags.append(time.monotonic() - float(token))  # noqa: PERF401 - at each
-        done += 1
+        nonlocal opened, done, memory
+        async with client.open_conversation(http, "tgi", f"{count}-{period}-stamped") as conversation:
+            place, opened = opened, opened + 1
+            if opened == number:
+                look()
+                asking.set()
+            await asking.wait()
+            await client.loop.sleep(ARRIVAL * place / number)
+            async with client.ask(conversation) as answer:
+                async for token in answer:
+                    lags.append(time.monotonic() - float(token))  # noqa: PERF401 - at each
+            done += 1
+            if done == number:
+                look()
+                memory = _peak_memory() - memory
+                leaving.set()
+            await leaving.wait()
 
     async def hog() -> None:
         while done < number:
@@ -103,13 +125,16 @@ async def crowd(client: Any, url: str, streams: str, count: str, period: str, bu
         ):
             async for _token in answer:
                 pass
-        memory, cpu, wall = _peak_memory(), time.process_time(), time.monotonic()
+        memory = _peak_memory()
+        look()
         await client.loop.together([one] * number + ([hog] if float(busy) else []))
-        wall, cpu, memory = time.monotonic() - wall, time.process_time() - cpu, _peak_memory() - memory
+    (_, before), (began, opening), (ended, cpu) = marks
     lags.sort()
     return {
-        "wall": wall,
-        "cpu": cpu,
+        "opening": opening - before,
+        "wall": ended - began,
+        "ideal": ARRIVAL * (number - 1) / number + int(count) * int(period) / 1e6,
+        "cpu": cpu - opening,
         "memory": memory,
         "count": len(lags),
         "lags": {name: lags[int(len(lags) * part)] for name, part in (("50", 0.5), ("99", 0.99))},

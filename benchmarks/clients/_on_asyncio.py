@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+Event = asyncio.Event
+
 
 def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """An event loop."""

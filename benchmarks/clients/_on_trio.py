@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+Event = trio.Event
+
 
 def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """An event loop."""

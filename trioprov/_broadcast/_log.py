@@ -12,10 +12,12 @@ task is for the writer's thread alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, Literal, TypeVar
 
 import trio
+
+from ._waiters import Waiters
 
 T = TypeVar("T")
 
@@ -77,8 +79,8 @@ class Broadcast(Generic[T]):
         """All that was published; only for reading."""
         self._lagged = lagged
         self._cursors: list[Cursor[T]] = []
-        self._readers = trio.lowlevel.ParkingLot()
-        self._writer = trio.lowlevel.ParkingLot()
+        self._readers = Waiters()
+        self._writer = Waiters()
         self.closed: bool = False
         self.alarms: list[Callable[[], None]] = []
         """Each is called once, in the writer's thread, after the next change; it must not raise."""
@@ -105,11 +107,11 @@ class Broadcast(Generic[T]):
 
     async def wait_for_readers(self) -> None:
         """Wait until a reader makes room, or `wake_writers`."""
-        await self._writer.park()
+        await self._writer.wait()
 
     def wake_writers(self) -> None:
         """Let whoever waits for room look again."""
-        self._writer.unpark_all()
+        self._writer.wake()
 
     def publish(self, items: Iterable[T]) -> None:
         """Append, and wake whoever waits. Does not look at `room`: that is the writer's to respect."""
@@ -122,8 +124,7 @@ class Broadcast(Generic[T]):
             cursor.ready = 0
             if unread > cursor.limit and cursor.when_full == "detach" and cursor.cut_off is None:
                 cursor.cut_off = end - unread + int(cursor.limit)
-        if self._readers:
-            self._readers.unpark_all()
+        self._readers.wake()
         if self.alarms:
             self._sound()
 
@@ -134,8 +135,8 @@ class Broadcast(Generic[T]):
             self.items.extend(last)
             self.closed = True
             self._cursors.clear()
-            self._readers.unpark_all()
-            self._writer.unpark_all()
+            self._readers.wake()
+            self._writer.wake()
             self._sound()
 
     def _sound(self) -> None:
@@ -159,8 +160,8 @@ class Broadcast(Generic[T]):
         if cursor in self._cursors:
             self._cursors.remove(cursor)
         if cursor.waiting:
-            self._readers.unpark_all()
-        self._writer.unpark_all()
+            self._readers.wake()
+        self._writer.wake()
 
     def take(self, cursor: Cursor[T], *, waited: bool = False) -> T:
         """The cursor's next item; one that was waited for is never dropped.
@@ -173,7 +174,7 @@ class Broadcast(Generic[T]):
         if cursor.ended:
             self.leave(cursor)
         elif cursor.when_full == "wait" and self._writer:
-            self._writer.unpark_all()
+            self._writer.wake()
         return item
 
     def pick(self, cursor: Cursor[T], *, waited: bool = False) -> T:
@@ -217,9 +218,9 @@ class Broadcast(Generic[T]):
                 return item
             cursor.waiting += 1
             if self._writer:
-                self._writer.unpark_all()
+                self._writer.wake()
             try:
-                await self._readers.park()
+                await self._readers.wait()
             finally:
                 cursor.waiting -= 1
             cursor.rested = cursor.position
@@ -232,19 +233,18 @@ class Broadcast(Generic[T]):
         cursor.position += len(items)
         return items
 
-    async def more(self, cursor: Cursor[T]) -> None:
-        """When `here` had none: a checkpoint, until there are some.
+    def more(self, cursor: Cursor[T]) -> Awaitable[None]:
+        """When `here` had none; await it at once: a checkpoint, until there are some.
 
         Raises:
             trio.EndOfChannel: there will be none.
         """
-        if cursor.position < len(self.items):
-            await trio.lowlevel.checkpoint()
-        elif self.closed:
-            raise trio.EndOfChannel
-        else:
-            await self._readers.park()
         cursor.rested = cursor.position
+        if cursor.position < len(self.items):
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - it is awaited by who calls this
+        if self.closed:
+            raise trio.EndOfChannel
+        return self._readers.wait()
 
     def _get_ready(self, cursor: Cursor[T]) -> None:
         """Note how far the cursor may go without a look at its buffer, which begins where the replay ends."""
@@ -263,7 +263,7 @@ class Broadcast(Generic[T]):
             max_buffer_size=cursor.limit,
             open_send_channels=int(not self.closed),
             open_receive_channels=int(not gone),
-            tasks_waiting_send=self._writer.statistics().tasks_waiting,
+            tasks_waiting_send=len(self._writer),
             tasks_waiting_receive=cursor.waiting,
             peak_buffer_used=int(min(max(cursor.peak, unread), cursor.limit)),
         )

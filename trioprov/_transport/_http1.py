@@ -164,10 +164,12 @@ class Answer(httpx.AsyncByteStream):
                     sent = await self._wire.send(unsent)
                     unsent = unsent[sent:]
                     if not sent:  # an answer that did not wait for the whole question
-                        self._block = await self._read()
+                        await self._wire.readable()
+                        self._block = self._taken()
             self._sent = not unsent
             while parser.head is None:
-                self._block = await self._read()
+                await self._wire.readable()
+                self._block = self._taken()
         except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
             raise _as_httpx(exc) from exc
         if parser.complete:
@@ -180,7 +182,7 @@ class Answer(httpx.AsyncByteStream):
             httpx.TransportError: the connection broke, or what came is not HTTP.
         """
         block, self._block = self._block, b""
-        parser = self._parser
+        parser, wire = self._parser, self._wire
         if block or parser.complete:
             return block
         if self._left:
@@ -189,7 +191,8 @@ class Answer(httpx.AsyncByteStream):
             while not block and not parser.complete:
                 if parser.failure is not None:
                     raise parser.failure
-                block = await self._read()
+                await wire.readable()
+                block = self._taken()
         except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
             self.leave()
             raise _as_httpx(exc) from exc
@@ -197,11 +200,12 @@ class Answer(httpx.AsyncByteStream):
             self.leave()
         return block
 
-    async def _read(self) -> bytes:
-        data = await self._wire.receive()
+    def _taken(self) -> bytes:
+        """What there is of the body in what has come."""
+        data = self._wire.take()
         if data:
             return self._parser.receive_data(data)
-        return self._parser.receive_eof(clean=self._wire.clean)
+        return b"" if data is None else self._parser.receive_eof(clean=self._wire.clean)
 
     def leave(self) -> None:
         """Want no more of it: the connection is closed, unless nothing more was to come."""
