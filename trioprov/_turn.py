@@ -106,7 +106,7 @@ class Turn:
             if provider.one_pending_per_account and not all(isinstance(event, Queued) for event in events):
                 line.account_free()
             line.lingering = decoder.finished
-            await self._write(stream, debt, line, events)
+            await self.transcript.write(self._to_write(events, debt, line), decoder.server_text)
             if decoder.finished:
                 line.draining = False
                 self.ended.set()
@@ -140,17 +140,18 @@ class Turn:
                 events[-1] = Finish("error", failure)
         if line.sent:
             debt.remember(decoder.conversation)
-        await self._write(stream, debt, line, events)
+        await self.transcript.write(self._to_write(events, debt, line), decoder.server_text)
         return decoder.finished and failure is None
 
-    async def _write(self, stream: Stream, debt: Debt, line: Line, events: list[Event]) -> None:
+    def _to_write(self, events: list[Event], debt: Debt, line: Line) -> list[Event]:
+        """The same, but for a failure at their end that may be worth another try."""
         if events and isinstance(last := events[-1], Finish) and last.error is not None:
             cleaned(last.error, debt.provider, debt.conversation)
             spoken = self.transcript.first_token_at is not None or any(isinstance(event, str) for event in events)
             if line.retries and not spoken:
                 self._failure = last.error
-                events = events[:-1]
-        await self.transcript.write(events, stream.decoder.server_text)
+                return events[:-1]
+        return events
 
 
 def late(transcript: Transcript, kind: type[DeadlineExceeded]) -> TrioprovError:
