@@ -75,12 +75,13 @@ async def first_token(client: Any, url: str, times: str) -> Report:
 
 
 async def crowd(client: Any, url: str, streams: str, count: str, period: str, busy: str = "0") -> Report:
-    """So many streams at once, whose tokens say when they were sent; ``busy``: seconds the event loop is blocked for.
+    """So many streams at once, whose tokens say when they were sent.
 
     First all conversations are opened; then, within `ARRIVAL`, they are asked, one after another; at the end all are
     left at once. ``opening`` is the CPU time of the first, ``wall`` and ``cpu`` are those of the streams alone,
     ``ideal`` is what the wall time would be if nothing took any. ``lags`` is how long after they were sent tokens came,
-    by percentile, and ``memory`` is what the process grew by until the last stream had ended, in kB.
+    by percentile, and ``memory`` is what the process grew by until the last stream had ended, in kB. With ``busy``
+    something else keeps the event loop busy all the time, in steps of so many seconds.
     """
     lags: list[float] = []
     opened = done = 0
@@ -116,7 +117,7 @@ async def crowd(client: Any, url: str, streams: str, count: str, period: str, bu
             until = time.monotonic() + float(busy)
             while time.monotonic() < until:
                 pass
-            await client.loop.sleep(float(busy))
+            await client.loop.sleep(0)
 
     async with client.open_client(url) as http:
         async with (

@@ -3,7 +3,7 @@
 A live token is a read of its own, so reading is done by hand: waiting for the socket and then taking what is there
 saves half of what `trio.SocketStream` costs, and two memory BIOs cost a tenth of `trio.SSLStream`. The two are apart,
 so that who waits does so in trio's coroutines and in none of ours: a thousand streams make those anew for each token,
-and the garbage collector looks at all of them. With the same done for readers, that saves a tenth of what a token costs.
+and the garbage collector looks at them all. With the same done for readers, that saves a tenth of what a token costs.
 """
 
 from __future__ import annotations
