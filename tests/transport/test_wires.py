@@ -8,7 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,9 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> None:
 async def receive_exactly(wire: Wire, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        data += await wire.receive()
+        piece = await wire.receive()
+        assert piece  # nothing is the end, and not that the rest of a record is on its way
+        data += piece
     return data
 
 
@@ -281,6 +283,18 @@ async def test_many_that_are_ready_take_turns() -> None:
     other.close()
 
 
+async def test_who_has_read_all_there_was_waits_and_does_not_look_again_and_again() -> None:
+    wire, theirs = sockets()
+    async with theirs, trio.open_nursery() as nursery:
+        await theirs.send_all(b"x" * 65536)
+        assert await receive_exactly(wire, 65536)
+        nursery.start_soon(receive_exactly, wire, 1)
+        with trio.fail_after(5):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await theirs.send_all(b"y")
+    wire.close()
+
+
 @pytest.mark.parametrize("full", [False, True])
 async def test_receiving_is_a_checkpoint_and_loses_nothing(full: bool) -> None:
     wire, theirs = sockets()
@@ -300,14 +314,21 @@ async def test_receiving_is_a_checkpoint_and_loses_nothing(full: bool) -> None:
     wire.close()
 
 
-@pytest.mark.skipif(
+needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="Python's ssl cannot ask for new keys; openssl's server can"
 )
-@pytest.mark.parametrize(("version", "command"), [("-tls1_3", b"K\n"), ("-tls1_2", b"r\n")])
-async def test_a_server_may_ask_for_new_keys_at_any_time(tmp_path: Path, version: str, command: bytes) -> None:
+
+
+@asynccontextmanager
+async def openssl(
+    tmp_path: Path, version: str
+) -> AsyncGenerator[tuple[int, trio.abc.SendStream, Callable[[bytes], Awaitable[None]]]]:
+    """Its server: its port, its standard input, and what waits until it has printed something.
+
+    It sends what it reads, does what one letter tells it, if that is all it reads, and prints what it is sent.
+    """
     certificate = tmp_path / "certificate.pem"
     AUTHORITY.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
-    # It sends what it reads, does what one letter tells it, and prints what it is sent.
     server = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", version, "-cert", str(certificate)]
     pipe = subprocess.PIPE
     async with trio.open_nursery() as nursery:
@@ -328,16 +349,54 @@ async def test_a_server_may_ask_for_new_keys_at_any_time(tmp_path: Path, version
             await until(b"ACCEPT ")
             while b"\n" not in printed:
                 printed += await process.stdout.receive_some(1000)
-            wire = await connect("127.0.0.1", int(printed.split()[0].rpartition(b":")[2]), contexts()[1])
-            for _ in range(3):
-                await process.stdin.send_all(b"first\n")
-                assert await receive_exactly(wire, 6) == b"first\n"
-                await process.stdin.send_all(command)
-                while wire.is_quiet():  # noqa: ASYNC110 - a letter is a command only in a read of its own
-                    await trio.sleep(0.001)
-                await process.stdin.send_all(b"from the server\n")
-                assert await receive_exactly(wire, 16) == b"from the server\n"
-                await send_all(wire, b"from the client\n")
-                await until(b"from the client\n")
-            wire.close()
+            yield int(printed.split()[0].rpartition(b":")[2]), process.stdin, until
+        nursery.cancel_scope.cancel()
+
+
+@needs_openssl
+@pytest.mark.parametrize(("version", "command"), [("-tls1_3", b"K\n"), ("-tls1_2", b"r\n")])
+async def test_a_server_may_ask_for_new_keys_at_any_time(tmp_path: Path, version: str, command: bytes) -> None:
+    async with openssl(tmp_path, version) as (port, say, until):
+        wire = await connect("127.0.0.1", port, contexts()[1])
+        for _ in range(3):
+            await say.send_all(b"first\n")
+            assert await receive_exactly(wire, 6) == b"first\n"
+            await say.send_all(command)
+            while wire.is_quiet():  # noqa: ASYNC110 - a letter is a command only in a read of its own
+                await trio.sleep(0.001)
+            await say.send_all(b"from the server\n")
+            assert await receive_exactly(wire, 16) == b"from the server\n"
+            await send_all(wire, b"from the client\n")
+            await until(b"from the client\n")
+        wire.close()
+
+
+@needs_openssl
+async def test_who_only_receives_answers_a_server_that_wants_another_handshake(tmp_path: Path) -> None:
+    answered = 0
+
+    async def relay(client: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(copy, server, client)
+            nonlocal answered
+            async for data in client:
+                answered += len(data)
+                await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+    async def copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        async for data in source:
+            await sink.send_all(data)
+
+    async with openssl(tmp_path, "-tls1_2") as (port, say, _), trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, relay, 0, host="127.0.0.1"))
+        wire = await connect("127.0.0.1", listeners[0].socket.getsockname()[1], contexts()[1])
+        async with trio.open_nursery() as receiving:
+            before = answered
+            receiving.start_soon(receive_exactly, wire, 16)
+            await say.send_all(b"r\n")
+            while answered == before:  # noqa: ASYNC110 - the relay counts
+                await trio.sleep(0.001)
+            await say.send_all(b"from the server\n")
+        wire.close()
         nursery.cancel_scope.cancel()
