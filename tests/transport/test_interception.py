@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,53 @@ async def test_who_looks_on_sees_every_request_from_that_moment(
         count = len(seen)
         await trioprov.ask(QUESTION, emulator.provider, client=client)
         assert len(seen) == count
+        assert_no_orphans(emulator)
+
+
+class Around(httpx.AsyncByteStream):
+    """A tracer's, around the body of an answer."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, seen: list[bytes]) -> None:
+        self.stream, self.seen = stream, seen
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self.stream:
+            self.seen.append(data)
+            yield data
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.mark.parametrize("how", ["reads it", "copies it", "puts something around it"])
+async def test_who_looks_on_may_look_at_the_body_too(
+    how: str, service: type[Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    inner = httpx.AsyncClient.send
+
+    async def send(client: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        response = await inner(client, request, **options)
+        if how == "puts something around it":
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = Around(response.stream, seen)
+            return response
+        seen.append(await response.aread())
+        if how == "reads it":
+            return response
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            content=seen[-1],
+            request=request,
+            extensions=response.extensions,
+        )
+
+    async with open_emulator(service) as emulator, trioprov.open_client() as client:
+        text = (await trioprov.ask(QUESTION, emulator.provider, client=client)).text
+        monkeypatch.setattr(httpx.AsyncClient, "send", send)
+        assert (await trioprov.ask(QUESTION, emulator.provider, client=client)).text == text
+        assert sum(map(len, seen)) > len(text)
         assert_no_orphans(emulator)
 
 

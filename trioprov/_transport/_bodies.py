@@ -26,7 +26,7 @@ class Arrived:
 
     Attributes:
         status: the HTTP status.
-        body: where the rest of it comes from: ours, also where httpx stands between, or httpx's own.
+        body: where the rest of it comes from: ours, also where httpx alone stands between, or httpx's own.
     """
 
     __slots__ = ("_head", "body", "status")
@@ -38,8 +38,10 @@ class Arrived:
             self._head = answer.head.headers
         else:
             body = answer.extensions.get(BODY)
+            # Whoever stands between may have read it already, or put something around it.
+            untouched = not answer.is_stream_consumed and getattr(answer.stream, "_stream", None) is body
             self.status = answer.status_code
-            self.body = body if isinstance(body, Answer) else answer
+            self.body = body if untouched and isinstance(body, Answer) else answer
             self._head = answer.headers.raw
 
     @property
