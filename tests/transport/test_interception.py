@@ -20,6 +20,7 @@ import trioprov
 from trioprov import AllenAI
 from trioprov._transport import Transport
 from trioprov._transport._http1 import HTTP1Transport
+from trioprov._transport._outgoing import built
 from trioprov.providers import Provider, Request
 from trioprov.testing import assert_no_orphans, open_emulator
 
@@ -221,3 +222,11 @@ async def test_a_request_is_the_same_to_the_last_byte_whichever_way_it_goes(
     _, _, body = one.partition(b"\r\n\r\n")
     # RFC 9110, 8.6: also where there is nothing, if the method is one that could have something.
     assert (b"\r\nContent-Length: %d\r\n" % len(body) in one) == (REQUESTS[name].method == "POST")
+
+
+@pytest.mark.parametrize("prefix", ["", "//", "/a/..", "/a/.", "//.", "//a//..", "/%2e/%C3%BC", "/a;b=c", "/100%"])
+@pytest.mark.parametrize("path", ["/", "/a/b.c", "/./a", "/../a", "//", "/%2F", "/a?b=/.."])
+def test_a_path_is_what_httpx_makes_of_the_whole_address(prefix: str, path: str) -> None:
+    provider = AllenAI(base_url=f"http://olmo.test{prefix}")
+    message = built(provider, Request(method="GET", path=path, headers={}))
+    assert message.target == httpx.URL(f"{provider.base_url}{path}").raw_path

@@ -73,11 +73,11 @@ def built(provider: Provider, request: Request) -> Message:
     Raises:
         httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError: it cannot be sent.
     """
-    base = _address(provider.base_url)
+    base = _address(f"{provider.base_url}/")  # with the slash, without which dots at the end are read in another way
     path = request.path if request.query is None else f"{request.path}?{urlencode(request.query)}"
     url = f"{provider.base_url}{path}"
     plain = _PLAIN.fullmatch(path) is not None
-    target = base.raw_path.rstrip(b"/") + path.encode("ascii") if plain else _address(url).raw_path
+    target = base.raw_path[:-1] + path.encode("ascii") if plain else _address(url).raw_path
     headers = {"accept-encoding": "identity", "connection": "keep-alive", **request.headers}
     kind, body = _content(request)
     if kind is not None and (request.json is None or "content-type" not in headers):
