@@ -230,3 +230,11 @@ def test_a_path_is_what_httpx_makes_of_the_whole_address(prefix: str, path: str)
     provider = AllenAI(base_url=f"http://olmo.test{prefix}")
     message = built(provider, Request(method="GET", path=path, headers={}))
     assert message.target == httpx.URL(f"{provider.base_url}{path}").raw_path
+
+
+def test_a_header_of_the_providers_is_stronger_than_ours_in_any_case() -> None:
+    headers = {"Accept-Encoding": "gzip", "CONNECTION": "close", "Content-Type": "text/plain", "HOST": "olmo.test"}
+    message = built(AllenAI(), Request(method="POST", path="/", headers=headers, json={}))
+    sent = {name.lower(): value for name, value in message.headers}
+    assert len(sent) == len(message.headers)
+    assert all(sent[name.lower().encode()] == value.encode() for name, value in headers.items())

@@ -78,12 +78,13 @@ def built(provider: Provider, request: Request) -> Message:
     url = f"{provider.base_url}{path}"
     plain = _PLAIN.fullmatch(path) is not None
     target = base.raw_path[:-1] + path.encode("ascii") if plain else _address(url).raw_path
-    headers = {"accept-encoding": "identity", "connection": "keep-alive", **request.headers}
+    headers = {"accept-encoding": "identity", "connection": "keep-alive"}
+    headers |= {name.lower(): value for name, value in request.headers.items()}
     kind, body = _content(request)
     if kind is not None and (request.json is None or "content-type" not in headers):
         headers["content-type"] = kind
     fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-    if not any(name.lower() == b"host" for name, _ in fields):
+    if "host" not in headers:
         fields.insert(0, (b"Host", base.netloc))
     if body or request.method in _HAVE_BODIES:
         fields.append((b"Content-Length", b"%d" % len(body)))
