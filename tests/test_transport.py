@@ -27,7 +27,7 @@ from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError
-from trioprov._transport._pools import Pools
+from trioprov._transport._pools import Pools, _context  # pyright: ignore[reportPrivateUsage]
 from trioprov.providers import Provider
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
@@ -557,6 +557,29 @@ async def test_a_proxys_password_is_not_repeated(scheme: str, secret: str) -> No
     assert PASSWORD not in repr(answer)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NO_PROXY", "[::1]"),
+        ("ALL_PROXY", "socks://127.0.0.1:9"),
+        ("ALL_PROXY", f"ftp://user:{PASSWORD}@127.0.0.1:9"),
+        ("ALL_PROXY", f"http://user:at@{PASSWORD}@127.0.0.1:9"),
+    ],
+)
+async def test_an_environment_whose_proxies_nobody_can_speak_to_is_a_failed_connection(
+    service: type[Provider], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, value)
+    provider = service(base_url="http://127.0.0.1:9", cookies={"next-auth.session-token": "abcdef"})
+    with pytest.raises(trioprov.ConnectionFailed) as caught:
+        await trioprov.ask(QUESTION, provider)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert PASSWORD not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+
+
 async def test_a_proxy_that_is_not_there_is_a_failed_connection(service: type[Provider]) -> None:
     provider = service(
         base_url="http://127.0.0.1:9", cookies={"next-auth.session-token": "abcdef"}, proxy="http://127.0.0.1:9"
@@ -588,9 +611,12 @@ async def test_a_proxy_of_the_environment_is_used_but_for_whom_it_spares(
 
 
 @pytest.mark.parametrize(
-    "spared", ["", "*", "a.test", ".test", "test", "sub.a.test", ".a.test", "A.test, b", "localhost"]
+    "spared",
+    ["", "*", "a.test", ".test", "test", "sub.a.test", ".a.test", "..t", "A.test, b", "localhost", "127.0.0.1", "::1"],
 )
-@pytest.mark.parametrize("host", ["a.test", "b.a.test", "aa.test", "127.0.0.1", "[::1]", "localhost"])
+@pytest.mark.parametrize(
+    "host", ["a.test", "b.a.test", "aa.test", "a..t", "127.0.0.1", "x.127.0.0.1", "[::1]", "localhost", "a.localhost"]
+)
 def test_whom_the_environment_spares_httpx_spares_too(monkeypatch: pytest.MonkeyPatch, host: str, spared: str) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", spared)
@@ -641,6 +667,19 @@ async def test_a_wrong_certificate_is_a_failed_connection_and_nothing_is_sent(se
                 assert answer.cleanup is not None
                 assert answer.cleanup.outcome == "nothing_owed"
         assert emulator.requests == ()
+
+
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9"])
+async def test_certificates_that_are_not_there_are_a_failed_connection(
+    service: type[Provider], monkeypatch: pytest.MonkeyPatch, proxy: str | None
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    _context.cache_clear()
+    server_context, _ = certified()
+    async with serving(terminating("http://127.0.0.1:9"), server_context) as port:
+        cookies = {"next-auth.session-token": "abcdef"}
+        with pytest.raises(trioprov.ConnectionFailed, match="certificates of who is trusted cannot be read"):
+            await trioprov.ask(QUESTION, service(base_url=f"https://127.0.0.1:{port}", cookies=cookies, proxy=proxy))
 
 
 async def test_a_tls_stream_that_is_cut_without_goodbye_is_incomplete_and_cleaned_up() -> None:

@@ -34,6 +34,12 @@ Carrier: TypeAlias = HTTP1Transport | httpx.AsyncClient
 Loan: TypeAlias = AbstractContextManager[HTTP1Transport] | AbstractContextManager[httpx.AsyncClient]
 
 
+def _is_spared(host: str, name: str) -> bool:
+    if name in ("", "localhost") or name[-1].isdigit():  # nothing is below an address
+        return name == host
+    return name in ("*", host) or host.endswith("." + name.removeprefix("."))
+
+
 class _NoCookies(httpx.Cookies):
     """Takes no cookie from anybody: cookies belong to conversations, and a client serves many."""
 
@@ -86,7 +92,7 @@ class Pools:
         Enter it at once: until then, it is not counted.
 
         Raises:
-            ConnectionFailed: there is no way to speak to such a proxy.
+            ConnectionFailed: there is no way to speak to such a proxy, or nobody is known who could be trusted.
             ValueError: the provider has a proxy, and the client a transport of its own.
         """
         if provider.proxy is not None and self._transport is not None:
@@ -109,6 +115,11 @@ class Pools:
                 pool = _Pool(self._client(self._transport, provider.proxy, secure))
             except ImportError as exc:
                 raise ConnectionFailed("a SOCKS proxy needs: pip install 'trioprov[socks]'") from exc
+            except ValueError as exc:  # it hides the password
+                raise ConnectionFailed(f"there is no way to speak to the proxy: {exc}") from exc
+            except httpx.InvalidURL as exc:
+                exc.args = ()  # it may quote a part of one
+                raise ConnectionFailed("the proxy, or one or NO_PROXY in the environment, is no URL") from exc
             pools.append(pool)
         return pool
 
@@ -133,7 +144,7 @@ class Pools:
             return False
         host = parts.hostname or ""
         spared = [name.strip().lower() for name in self._proxies.get("no", "").split(",")]
-        return not any(name and (name in ("*", host) or host.endswith("." + name.lstrip("."))) for name in spared)
+        return not any(_is_spared(host, name) for name in spared)
 
     def _client(
         self, transport: httpx.AsyncBaseTransport | None, proxy: str | None = None, secure: bool = False
@@ -157,7 +168,12 @@ class Pools:
     def _context(self, secure: bool) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
-        return _context(self._verify, self._trust_env) if secure else _no_context()
+        if not secure:
+            return _no_context()
+        try:
+            return _context(self._verify, self._trust_env)
+        except OSError as exc:  # SSL_CERT_FILE
+            raise ConnectionFailed(f"the certificates of who is trusted cannot be read: {exc}") from exc
 
 
 @functools.cache
