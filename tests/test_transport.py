@@ -27,8 +27,9 @@ from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError
+from trioprov._transport import Exchange, Transport
 from trioprov._transport._pools import Pools, _context  # pyright: ignore[reportPrivateUsage]
-from trioprov.providers import Provider
+from trioprov.providers import Provider, Request
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
@@ -292,6 +293,31 @@ async def test_a_small_body_that_unpacks_to_a_huge_one_ends_at_max_reply_bytes()
     async with trioprov.open_client(max_reply_bytes=1_000_000) as client:
         with pytest.raises(trioprov.RemoteProtocolError):
             await answered(server, client=client)
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_what_a_small_body_unpacks_to_comes_in_pieces_and_can_be_left_between_them(theirs: bool) -> None:
+    pieces: list[int] = []
+    server = RawOlmo(HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b"\n" * 5_000_001))
+
+    async def receive(data: bytes) -> bool:  # noqa: ASYNC124 - the interface's
+        pieces.append(len(data))
+        if len(pieces) == stop:
+            scope.cancel()
+        return True
+
+    async with serving(server) as port, httpx.AsyncHTTPTransport() as transport:
+        client = Transport(transport=transport if theirs else None)
+        provider = AllenAI(base_url=f"http://127.0.0.1:{port}")
+        for stop in (0, 3):
+            pieces.clear()
+            with trio.CancelScope() as scope:
+                await client.stream(provider, Request(method="POST", path="/", headers={}), Exchange(), receive)
+            if not stop:
+                assert sum(pieces) == 5_000_001
+                assert max(pieces) <= 65536
+        assert len(pieces) == 3
+        await client.aclose()
 
 
 @pytest.mark.parametrize("how", ["ended", "cut"])

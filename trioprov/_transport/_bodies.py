@@ -17,6 +17,9 @@ from ._http1 import BODY, Answer
 # An answer that is not a stream: ids, states, error texts. A gateway's error page is larger than any of these.
 MAX_BODY = 1024 * 1024
 
+# The most that is made of a compressed body at once: as much as is read at once of one that is not.
+_PIECE = 65536
+
 # What the HTTP library raises. The last: there is no such host name.
 THEIRS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError)
 
@@ -97,10 +100,10 @@ async def pump(arrived: Arrived, receive: Callable[[bytes], Awaitable[bool]]) ->
         await _pump_any(answer, encoding, receive)
         return
     try:
-        decoded = _decoder(encoding)
+        receive = _decoded(encoding, receive)
         del arrived
         while data := await answer.receive():
-            if not await receive(decoded(data)):
+            if not await receive(data):
                 return
     finally:
         answer.leave()
@@ -114,13 +117,13 @@ async def _pump_any(response: httpx.Response, encoding: str, receive: Callable[[
         if response.is_stream_consumed:  # a transport of somebody else's had it whole, and decoded
             await receive(response.content)
             return
-        decoded = _decoder(encoding)
+        receive = _decoded(encoding, receive)
         with trio.CancelScope() as scope:
             async for data in response.aiter_raw():
                 if leaving:
                     continue  # what had been received already; the next wait is where we leave
                 try:
-                    leaving = not await receive(decoded(data))
+                    leaving = not await receive(data)
                 except BaseException as exc:  # noqa: ASYNC103 - raised again below, once the body has been left
                     failure, leaving = exc, True
                 if leaving:
@@ -132,25 +135,33 @@ async def _pump_any(response: httpx.Response, encoding: str, receive: Callable[[
         raise failure
 
 
-def _decoder(encoding: str) -> Callable[[bytes], bytes]:
-    """What undoes a content encoding; we ask for none, but some gateways compress whatever passes.
+def _decoded(encoding: str, receive: Callable[[bytes], Awaitable[bool]]) -> Callable[[bytes], Awaitable[bool]]:
+    """Undo a content encoding before ``receive``; we ask for none, but some gateways compress whatever passes.
 
-    Not httpx's own: when that fails, it leaves the body by another way than `pump`.
+    Not by httpx's own decoders: when those fail, the body is left by another way than `pump`; and what they make of
+    one read may be a thousand times as much, in one piece.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
-        return lambda data: data
+        return receive
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise RemoteProtocolError("the body has an encoding that was not asked for")
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out itself whether it is gzip or zlib
 
-    def decoded(data: bytes) -> bytes:
-        try:
-            return inflate.decompress(data)
-        except zlib.error as exc:
-            raise RemoteProtocolError(f"the body could not be decompressed: {exc}") from exc
+    async def receive_packed(data: bytes) -> bool:
+        while True:
+            try:
+                piece = inflate.decompress(data, _PIECE)
+            except zlib.error as exc:
+                raise RemoteProtocolError(f"the body could not be decompressed: {exc}") from exc
+            if not await receive(piece):
+                return False
+            if len(piece) < _PIECE:
+                return True
+            data = inflate.unconsumed_tail
+            await trio.lowlevel.checkpoint()  # what takes so long can be cancelled, and others have their turn
 
-    return decoded
+    return receive_packed
 
 
 def in_our_words(exc: Exception, *, in_body: bool = False) -> TrioprovError:
