@@ -148,21 +148,50 @@ async def test_with_nobody_there_no_client_of_httpxs_is_made(
     assert not made
 
 
-def test_who_was_there_before_us_sees_every_request_too() -> None:
-    script = """
+BEFORE_US = {
+    "a function": """
         import httpx, respx
-        with respx.mock(using="httpx") as router:
-            route = router.post("https://olmo.test/v4/message/stream").respond(503)
-            import trio, trioprov
-            try:
-                trio.run(trioprov.ask, "Why?", trioprov.AllenAI(base_url="https://olmo.test"))
-            except trioprov.Overloaded:
-                print(route.call_count)
+        router = respx.mock(using="httpx")
+        router.start()
+        router.post("https://olmo.test/v4/message/stream").respond(503)
+        """,
+    "an object": """
+        import functools, httpx
+
+        class Wrapper:  # as wrapt's: it passes for what it wraps
+            def __init__(self, wrapped):
+                self.wrapped = wrapped
+
+            def __getattr__(self, name):
+                return getattr(self.wrapped, name)
+
+            @property
+            def __class__(self):
+                return type(self.wrapped)
+
+            def __get__(self, client, owner):
+                return self
+
+            async def __call__(self, request, **how):
+                return httpx.Response(503, request=request)
+
+        httpx.AsyncClient.send = Wrapper(httpx.AsyncClient.send)
+        """,
+}
+
+
+@pytest.mark.parametrize("what", BEFORE_US)
+def test_who_was_there_before_us_sees_every_request_too(what: str) -> None:
+    script = """
+        import trio, trioprov
+        try:
+            trio.run(trioprov.ask, "Why?", trioprov.AllenAI(base_url="https://olmo.test"))
+        except trioprov.Overloaded:
+            print("intercepted")
     """
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (ran.stdout.strip(), ran.stderr) == ("1", "")
+    script = textwrap.dedent(BEFORE_US[what]) + textwrap.dedent(script)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout.strip(), ran.stderr) == ("intercepted", "")
 
 
 @contextmanager

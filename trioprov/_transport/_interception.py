@@ -8,6 +8,7 @@ here, and with any of them requests go the long way.
 from __future__ import annotations
 
 import logging
+from types import FunctionType
 from typing import Any
 
 import httpx
@@ -32,8 +33,13 @@ def _found() -> list[object]:
 
 
 def _is_their_own(function: object) -> bool:
-    """Whether it was defined by its library; a wrapper may have the name, and not the module, of what it wraps."""
-    where: str = getattr(function, "__globals__", {}).get("__name__", "")
+    """Whether it was defined by its library; a wrapper may have the name, and not the module, of what it wraps.
+
+    Or it is an object, as wrapt's are, that says of itself whatever what it wraps says.
+    """
+    if type(function) is not FunctionType:
+        return False
+    where: str = function.__globals__.get("__name__", "")
     return where.partition(".")[0] in ("httpx", __name__.partition(".")[0])
 
 
