@@ -47,6 +47,33 @@ def wrapped(cls: type[Any], name: str) -> Watch:
     return watch
 
 
+class Equal:
+    """A wrapper, as wrapt's: it is equal to what it wraps."""
+
+    def __init__(self, wrapped: Any, seen: list[object]) -> None:
+        self.wrapped, self.seen = wrapped, seen
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.wrapped == other)
+
+    def __hash__(self) -> int:
+        return hash(self.wrapped)
+
+    def __get__(self, client: httpx.AsyncClient, owner: object) -> Callable[..., Any]:
+        def call(request: httpx.Request, **how: Any) -> Any:
+            self.seen.append(request)
+            return self.wrapped(client, request, **how)
+
+        return call
+
+
+def equal(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """By an object that passes for what it wraps."""
+    seen: list[object] = []
+    monkeypatch.setattr(httpx.AsyncClient, "send", Equal(httpx.AsyncClient.send, seen))
+    return seen
+
+
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """By the log that httpx keeps."""
     seen: list[object] = []
@@ -70,9 +97,10 @@ def levels() -> Iterator[None]:
         wrapped(httpx.AsyncClient, "_send_single_request"),
         wrapped(httpx.AsyncClient, "_transport_for_url"),
         wrapped(HTTP1Transport, "handle_async_request"),
+        equal,
         logged,
     ],
-    ids=["send", "one request", "the choice of a transport", "the transport", "the log"],
+    ids=["send", "one request", "the choice of a transport", "the transport", "an object", "the log"],
 )
 @pytest.mark.usefixtures("levels")
 async def test_who_looks_on_sees_every_request_from_that_moment(

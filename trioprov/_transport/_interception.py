@@ -8,6 +8,7 @@ here, and with any of them requests go the long way.
 from __future__ import annotations
 
 import logging
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -49,4 +50,5 @@ _installed = found if all(map(_is_their_own, found := _found())) else None
 
 def is_intercepted() -> bool:
     """Whether a request has to go through httpx's client for somebody to see it."""
-    return _found() != _installed or _log.isEnabledFor(logging.INFO)
+    # By identity: an object of wrapt's is equal to what it wraps.
+    return _installed is None or not all(map(is_, _found(), _installed)) or _log.isEnabledFor(logging.INFO)
