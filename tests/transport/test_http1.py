@@ -460,12 +460,26 @@ async def test_a_question_that_is_larger_than_any_buffer_arrives_whole(network: 
 # -- Whoever wants to have a word --------------------------------------------------------------------------------------
 
 
-async def test_respx_sees_every_request_of_ours_with_using_httpx() -> None:
-    with respx.mock(using="httpx") as router:
-        route = router.post("https://olmo.test/v4/message/stream").respond(503)
-        with pytest.raises(trioprov.Overloaded):
-            await trioprov.ask("Why?", AllenAI(base_url="https://olmo.test"))
-        assert route.call_count == 1
+@pytest.mark.parametrize("using", ["httpcore", "httpx"])
+async def test_respx_sees_every_request_of_ours(using: str) -> None:
+    async with open_emulator(H2o) as emulator, trioprov.open_client() as client:
+        for _ in range(2):
+            with respx.mock(using=using) as router:
+                route = router.post("https://olmo.test/v4/message/stream").respond(503)
+                with pytest.raises(trioprov.Overloaded):
+                    await trioprov.ask("Why?", AllenAI(base_url="https://olmo.test"), client=client)
+                assert route.call_count == 1
+            assert (await trioprov.ask("Why?", emulator.provider, client=client)).text
+        assert_no_orphans(emulator)
+
+
+async def test_who_replaces_httpxs_own_transport_sees_every_request_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(self: object, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, request=request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
+    with pytest.raises(trioprov.Overloaded):
+        await trioprov.ask("Why?", AllenAI(base_url="https://olmo.test"))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import httpx
 from .._errors import ConnectionFailed
 from ..providers import Provider
 from ._http1 import KEEPALIVE, HTTP1Transport
-from ._interception import is_intercepted
+from ._interception import is_intercepted, is_replaced
 
 # Seconds. Connecting is the one wait that no answer is lost by giving up; all else has budgets and deadlines of ours.
 CONNECT_TIMEOUT = 30.0
@@ -97,7 +97,7 @@ class Pools:
         """
         if provider.proxy is not None and self._transport is not None:
             raise ValueError("the provider has a proxy, but the client's own transport decides how to connect")
-        if self._transport is None and provider.proxy is None and not self.may_be_proxied(provider.base_url):
+        if self._is_ours(provider):
             # It never queues, so that one serves all, streams and cleanups.
             if self._own is None:
                 self._own = HTTP1Transport(partial(self._context, True))
@@ -122,6 +122,12 @@ class Pools:
                 raise ConnectionFailed("the proxy, or one or NO_PROXY in the environment, is no URL") from exc
             pools.append(pool)
         return pool
+
+    def _is_ours(self, provider: Provider) -> bool:
+        """Whether our own transport is to connect."""
+        if self._transport is not None or provider.proxy is not None:
+            return False
+        return not is_replaced() and not self.may_be_proxied(provider.base_url)
 
     async def aclose(self) -> None:
         """Close every pool."""
