@@ -289,6 +289,12 @@ def test_a_path_is_what_httpx_makes_of_the_whole_address(prefix: str, path: str)
     assert message.target == httpx.URL(f"{provider.base_url}{path}").raw_path
 
 
+@pytest.mark.parametrize("query", [{}, {"a b": "c&d=ü", "e": ""}, {"#?/%41": "~*'()+\n"}])
+def test_a_query_is_what_httpx_makes_of_it(query: dict[str, str]) -> None:
+    message = built(AllenAI(), Request(method="GET", path="/hi", headers={}, query=query))
+    assert message.target == httpx.Request("GET", "http://olmo.test/hi", params=query).url.raw_path
+
+
 def test_a_header_of_the_providers_is_stronger_than_ours_in_any_case() -> None:
     headers = {"Accept-Encoding": "gzip", "CONNECTION": "close", "Content-Type": "text/plain", "HOST": "olmo.test"}
     message = built(AllenAI(), Request(method="POST", path="/", headers=headers, json={}))

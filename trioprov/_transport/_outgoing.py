@@ -74,7 +74,7 @@ def built(provider: Provider, request: Request) -> Message:
         httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError: it cannot be sent.
     """
     base = _address(f"{provider.base_url}/")  # with the slash, without which dots at the end are read in another way
-    path = request.path if request.query is None else f"{request.path}?{urlencode(request.query)}"
+    path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
     url = f"{provider.base_url}{path}"
     plain = _PLAIN.fullmatch(path) is not None
     target = base.raw_path[:-1] + path.encode("ascii") if plain else _address(url).raw_path
