@@ -246,6 +246,8 @@ class ResponseParser:
             raise NotHTTP("the framing of the body can be read in more than one way")
         if self._bodiless or status in (204, 304):
             self.complete = True
+            # A 204 that says it has a body may be sent with one, which would be read as the next answer.
+            self._last = self._last or (status == 204 and any([*coded, *map(int, lengths)]))
         elif coded:
             self._chunks, self._sink = parser, sink
         elif lengths:
