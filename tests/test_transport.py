@@ -16,6 +16,7 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ from other_ends import request_of
 import trioprov
 from trioprov import AllenAI, H2o, OpenAssistant, TrioprovError
 from trioprov._transport import Exchange, Transport
-from trioprov._transport._pools import Pools, _context  # pyright: ignore[reportPrivateUsage]
+from trioprov._transport._pools import Pools
 from trioprov.providers import Provider, Request
 from trioprov.testing import Fault, assert_no_orphans, open_emulator
 
@@ -668,6 +669,19 @@ async def test_a_certificate_of_an_authority_of_ones_own_is_taken_with_verify() 
         assert_no_orphans(emulator)
 
 
+async def test_the_authorities_are_those_that_the_environment_names_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with open_emulator(AllenAI) as emulator:
+        for number in range(2):
+            authority, server_context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            authority.issue_cert("127.0.0.1").configure_cert(server_context)  # pyright: ignore[reportUnknownMemberType]
+            authority.cert_pem.write_to_path(str(tmp_path / f"{number}.pem"))
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / f"{number}.pem"))
+            async with serving(terminating(emulator.url), server_context) as port:
+                assert (await trioprov.ask(QUESTION, AllenAI(base_url=f"https://127.0.0.1:{port}"))).text
+
+
 async def test_verify_false_takes_any_certificate() -> None:
     server_context, _ = certified()
     async with (
@@ -700,7 +714,6 @@ async def test_certificates_that_are_not_there_are_a_failed_connection(
     service: type[Provider], monkeypatch: pytest.MonkeyPatch, proxy: str | None
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
-    _context.cache_clear()
     server_context, _ = certified()
     async with serving(terminating("http://127.0.0.1:9"), server_context) as port:
         cookies = {"next-auth.session-token": "abcdef"}

@@ -8,6 +8,7 @@ what cleans up gets those that no stream uses.
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -28,6 +29,8 @@ CONNECT_TIMEOUT = 30.0
 # How many requests and streams one pool of httpx's carries at once.
 _USERS = 32
 
+# Where the environment names who is trusted, for httpx.
+_AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 # What a request is given to: our transport itself, or an httpx client.
 Carrier: TypeAlias = HTTP1Transport | httpx.AsyncClient
@@ -177,14 +180,15 @@ class Pools:
         if not secure:
             return _no_context()
         try:
-            return _context(self._verify, self._trust_env)
-        except OSError as exc:  # SSL_CERT_FILE
+            return _context(self._verify, self._trust_env, *map(os.environ.get, _AUTHORITIES))
+        except OSError as exc:
             raise ConnectionFailed(f"the certificates of who is trusted cannot be read: {exc}") from exc
 
 
 @functools.cache
-def _context(verify: bool, trust_env: bool) -> ssl.SSLContext:
-    # Reading the certificates costs 14 ms and 0.7 MB, so one context serves every client of the process.
+def _context(verify: bool, trust_env: bool, *named: str | None) -> ssl.SSLContext:
+    # Reading the certificates costs 14 ms and 0.7 MB, so one context serves every client of the process; until the
+    # environment names others.
     return httpx.create_ssl_context(verify=verify, trust_env=trust_env)
 
 
