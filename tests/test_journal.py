@@ -1199,6 +1199,32 @@ async def test_two_clients_of_one_journal_do_not_touch_each_others_debts(tmp_pat
             assert len(emulator.conversations) == 1
 
 
+@pytest.mark.parametrize("lock", ["nobody", "somebody"])
+async def test_what_a_client_gave_up_is_nobodys_though_another_of_this_process_has_the_journal_open(
+    tmp_path: Path, lock: str
+) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="delete", hang=True)]) as emulator:
+        async with trioprov.open_client(journal=path):
+            async with AsyncExitStack() as stack:
+                async with trioprov.open_client(journal=path, shutdown_timeout=0.3) as short:
+                    with trio.CancelScope() as scope:
+                        async with trioprov.open_session(emulator.provider, client=short):
+                            scope.cancel()
+                            await trio.sleep_forever()
+                    if lock == "somebody":
+                        await until(lambda: "delete" in steps(emulator))
+                        other = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+                        other.execute("BEGIN IMMEDIATE")
+            if lock == "somebody":  # who could not write it down still knows it
+                assert (await trioprov.sweep(path)).deleted == 1
+            else:
+                async with child("sweep", journal=str(path), providers=[]) as sweeper:
+                    assert (await sweeper.do("sweep"))["deleted"] == 1
+            assert_no_orphans(emulator)
+            assert rows(path) == []
+
+
 async def test_a_process_that_reads_its_own_journal_files_stays_alive(tmp_path: Path) -> None:
     """A backup made by the program itself, say."""
     path = tmp_path / "owed.db"

@@ -152,6 +152,11 @@ class Debt:
         except JournalError as exc:
             log.warning("%s: %s", self.provider.name, exc)
 
+    def abandon_row(self) -> None:
+        """Nobody here sees to it any more, though this process may live on; not a checkpoint."""
+        if self._ledger is not None and self._row is not None:
+            self._ledger.try_release(self._row)
+
     def create_doubted(self) -> None:
         """The create under way may never be heard of."""
         self._doubtful = True

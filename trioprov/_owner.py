@@ -175,6 +175,8 @@ class Owner(Tenant):
             nursery.start_soon(self._supervise)
             with self._shield:
                 await self._live()
+            if self._shield.cancelled_caught:
+                self.debt.abandon_row()
             self._end()
             nursery.cancel_scope.cancel()
 

@@ -269,9 +269,17 @@ class Ledger:
 
     async def release(self, row: int) -> None:
         """Not paid, nor tried to the end: let the next one try; if that cannot be written, the next one here."""
-        sql = "UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?"
         self._presence.released.add(row)
-        await self._patiently(lambda: self._run(sql, (row, self._presence.owner)))
+        await self._patiently(lambda: self._release(row))
+
+    def try_release(self, row: int) -> None:
+        """The same, without waiting."""
+        self._presence.released.add(row)
+        with suppress(sqlite3.Error, JournalError):
+            self._release(row)
+
+    def _release(self, row: int) -> None:
+        self._run("UPDATE debt SET owner = NULL WHERE id = ? AND owner = ?", (row, self._presence.owner))
         self._presence.released.discard(row)
 
     def _claim(self, row: int, owner: int | None) -> Row | None:
