@@ -466,6 +466,28 @@ async def test_what_was_struck_out_for_one_is_not_struck_out_again_for_the_next_
         assert_no_orphans(emulator)
 
 
+async def test_a_program_may_go_to_another_directory_with_its_journal_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    async with open_emulator(H2o) as emulator, trioprov.open_client(journal="owed.db") as client:
+        monkeypatch.chdir("elsewhere")
+        async with trioprov.open_session(emulator.provider, client=client):
+            assert len(rows(tmp_path / "owed.db")) == 1
+
+
+async def test_no_debt_gets_the_number_of_one_that_was_struck_out(tmp_path: Path) -> None:
+    """Somebody may be about to release that one, or to strike it out by hand."""
+    path = tmp_path / "owed.db"
+    numbers: set[int] = set()
+    async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path) as client:
+        for _ in range(3):
+            async with trioprov.open_session(emulator.provider, client=client):
+                numbers |= {entry.id for entry in Journal(path).entries()}
+    assert len(numbers) == 3
+
+
 async def test_h2o_a_lost_create_that_cannot_be_recovered_is_left_to_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     faults = [Fault(on="create", lose_response=True), Fault(on="delete_all", status=401)]
@@ -924,6 +946,32 @@ async def test_a_debt_that_the_journal_could_not_learn_of_is_not_hushed_up() -> 
                 with pytest.raises(trioprov.CleanupFailed):
                     async with trioprov.open_session(emulator.provider, client=client):
                         pass
+
+
+def taken_away(path: Path, how: str) -> None:
+    for companion in ("", "-wal", "-shm"):
+        file = Path(f"{path}{companion}")
+        if how == "deleted":
+            file.unlink()
+        else:
+            file.rename(path.with_name(f"other.db{companion}"))
+    if how == "replaced":
+        Journal(path).open().close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+async def test_a_journal_that_was_taken_away_is_no_journal_any_more(tmp_path: Path, how: str) -> None:
+    """What is written to a file that nobody finds is owed all the same, so it is said, and nothing more is created."""
+    path = tmp_path / "owed.db"
+    faults = [Fault(on="delete", status=401, times=math.inf)]
+    async with open_emulator(H2o, faults=faults) as emulator, trioprov.open_client(journal=path) as client:
+        with pytest.raises(trioprov.CleanupFailed):
+            async with trioprov.open_session(emulator.provider, client=client):
+                taken_away(path, how)
+        with pytest.raises(JournalError, match="deleted, moved or replaced"):
+            async with trioprov.open_session(emulator.provider, client=client):
+                pass
+        assert steps(emulator).count("create") == 1
 
 
 @pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])

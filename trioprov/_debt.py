@@ -89,7 +89,9 @@ class Debt:
     @property
     def journaled(self) -> bool:
         """Whether somebody else can still pay it, should this process not."""
-        return self._row is not None and (self._written is not None or self._recoverable())
+        if self._ledger is None or self._row is None or not self._ledger.in_place:
+            return False
+        return self._written is not None or self._recoverable()
 
     async def create_begins(self) -> None:
         """Another create: write it down before it leaves; whatever the one before it made will never be known.

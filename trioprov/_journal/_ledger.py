@@ -33,7 +33,7 @@ T = TypeVar("T")
 _SCHEMA = f"""
 CREATE TABLE secret (key BLOB NOT NULL);
 CREATE TABLE debt (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- no number twice: somebody may still know the debt that had it
     owner INTEGER,               -- the living process that sees to it; NULL: nobody
     provider TEXT NOT NULL,
     base_url TEXT NOT NULL,
@@ -120,6 +120,8 @@ class Ledger:
         self._presence = Presence.of(path)
         self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
+            self._place = os.path.realpath(path)  # wherever the program goes
+            self._file = self._found()
             self._prepare(durable)
         except BaseException:
             self.close()
@@ -151,6 +153,19 @@ class Ledger:
             self._db.execute("INSERT INTO secret VALUES (?)", (secrets.token_bytes(32),))
         self._db.execute("COMMIT")
 
+    def _found(self) -> tuple[int, int] | None:
+        """Which file is at the path, if any."""
+        try:
+            found = os.stat(self._place)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @property
+    def in_place(self) -> bool:
+        """Whether what is written here can be found by others: SQLite does not notice that its file was deleted."""
+        return self._found() == self._file
+
     def close(self) -> None:
         """Give up the connection; debts that are still owned by this process are not its any more. Idempotent."""
         if self._pid == os.getpid() and not self._closed:
@@ -172,6 +187,8 @@ class Ledger:
         Raises:
             JournalError: it could not be written, so it must not be created.
         """
+        if not self.in_place:
+            raise JournalError(f"the journal {self._path} cannot be used: its file was deleted, moved or replaced")
         values = (
             self._presence.owner,
             conversation.provider,
