@@ -516,6 +516,17 @@ async def test_backoff_binds_the_background_and_not_who_asks_for_a_sweep(tmp_pat
         assert await trioprov.sweep(path) == SweepReport(deleted=1)
 
 
+async def test_backoff_does_not_last_for_years_because_a_clock_was_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o, faults=[Fault(on="delete", status=403)]) as emulator:
+        await crashed(path, emulator)
+        assert await trioprov.sweep(path) == SweepReport(owed=1)
+        age(path, -3 * 365 * 24 * 3600)
+        async with trioprov.open_client(journal=path):
+            await until(lambda: not Journal(path).entries())
+        assert_no_orphans(emulator)
+
+
 async def test_backoff_grows_and_has_an_end(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o, faults=[Fault(on="delete", status=403, times=math.inf)]) as emulator:
@@ -664,12 +675,26 @@ async def test_allenai_a_thread_that_was_never_named_is_lost_until_it_expires(tm
         assert Journal(path).entries() == []
 
 
-async def test_what_expired_vanishes_whether_its_id_is_known_or_not(tmp_path: Path) -> None:
+async def test_what_expired_is_deleted_all_the_same_if_its_id_is_known(tmp_path: Path) -> None:
+    """The clock may have been wrong when it was written, or be wrong now."""
     path = tmp_path / "owed.db"
     async with open_emulator(AllenAI) as emulator:
         await crashed(path, emulator, 2)
         age(path, 25 * 3600)
+        assert await trioprov.sweep(path) == SweepReport(deleted=2)
+        assert_no_orphans(emulator)
+        assert Journal(path).entries() == []
+
+
+@pytest.mark.parametrize("more", [{}, {"headers": {"X-Team": "blue"}}])
+async def test_what_expired_and_cannot_be_deleted_vanishes(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Because the server says no, or because nobody is here who could ask it."""
+    path = tmp_path / "owed.db"
+    async with open_emulator(AllenAI, faults=[Fault(on="delete", status=403, times=math.inf)]) as emulator:
+        await crashed(path, emulator, 2, **more)
+        age(path, 25 * 3600)
         assert await trioprov.sweep(path) == SweepReport(already_gone=2)
+        assert len(deletes(emulator)) == (0 if more else 2)
         assert Journal(path).entries() == []
 
 

@@ -122,12 +122,17 @@ async def _claimed_and_paid(
 
 
 async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transport: Transport) -> CleanupReport:
-    if row.expires is not None and row.expires < time.time():
+    # It is asked for all the same, if it has a name: the clock may have been wrong, when this was written or now.
+    expired = row.expires is not None and row.expires < time.time()
+    if expired and row.conversation.id is None:
         await ledger.strike(row.id)
         return CleanupReport(outcome="already_gone")
     try:
         provider = _payer(row, ledger, providers)
     except Exception as exc:  # also whatever an installed provider does when it is imported or made
+        if expired:
+            await ledger.strike(row.id)
+            return CleanupReport(outcome="already_gone")
         await ledger.leave(row.id, str(exc), tried=False)
         return CleanupReport(outcome="owed", error=exc)
     # Whoever has the same access speaks as whoever created it, so "not found" means gone.
@@ -144,6 +149,8 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
         budget=_BUDGET,
         young=young,
     )
+    if expired and report.outcome in FAILED:
+        report = CleanupReport(outcome="already_gone")
     if report.outcome in FAILED:
         await ledger.leave(row.id, reason(report, provider, conversation))
     else:

@@ -272,7 +272,8 @@ class Ledger:
             if owner not in dead:
                 dead[owner] = not self._presence.is_alive(owner)
             free = dead[owner] or row in self._presence.released
-            if free and not (due_only and due > time.time()):
+            # What is due later than any backoff ends was written by a clock that was wrong.
+            if free and not (due_only and 0 < due - time.time() <= _LONGEST_BACKOFF):
                 found.append((row, owner))
         return found
 
