@@ -58,6 +58,7 @@ def within(seconds: float) -> Generator[None]:
         ({"status": 429}, 2),
         ({"drop": True}, 2),
         ({"lose_response": True}, 2),
+        ({"status": 408, "headers": {"Connection": "close"}}, 2),  # what a gateway says of a connection it gives up
         ({"drop": True, "times": 2}, 3),
         ({"status": 503, "headers": {"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}}, 2),
         ({"status": 503, "headers": {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}}, 2),

@@ -18,6 +18,7 @@ _UNSAID = {
     403: "the server does not let these credentials do that",
     404: "the server has nothing there: check base_url",
     407: "the proxy wants credentials",
+    408: "the server has waited for the request too long",
     413: "the prompt is too large for the server",
     429: "too many requests",
     503: "the server has no capacity at the moment",
@@ -33,7 +34,7 @@ def refusal(response: Response, *, code: str | None = None, message: str = "") -
         kind = RateLimited
     elif status == 503:
         kind = Overloaded
-    elif 400 <= status < 500:
+    elif 400 <= status < 500 and status != 408:
         kind = InvalidRequest
     else:
         kind = ProviderError
