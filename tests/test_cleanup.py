@@ -683,6 +683,26 @@ async def test_h2o_what_a_server_may_still_be_creating_is_deleted_once_more_afte
     assert deleted == pytest.approx(at)
 
 
+async def test_h2o_what_a_gateway_has_not_waited_for_is_deleted_once_more_after_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    alive: list[float] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/conversation":
+            alive.append(trio.current_time() + 1)
+            return httpx.Response(504, text="upstream timed out")
+        if request.url.path == "/conversations":
+            alive[:] = [since for since in alive if since > trio.current_time()]
+        return httpx.Response(200, json={"type": "success"})
+
+    async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
+        with pytest.raises(trioprov.ProviderError):
+            async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client):
+                raise AssertionError
+    assert alive == []
+
+
 async def test_open_assistant_an_answer_whose_begin_was_not_heard_of_yet_is_not_deleted_from_under_its_worker() -> None:
     faults = [Fault(on="assistant", delay_response=0.3)]
     async with open_emulator(OpenAssistant, token_delay=0.03, faults=faults) as emulator:

@@ -170,7 +170,8 @@ class Debt:
         lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done: it is believed
         where doubting it could not help.
         """
-        self._unanswered = sent and status is None and not broke
+        # A gateway that has waited for too long says nothing of whether the server behind it is still at it.
+        self._unanswered = sent and (status == 504 or (status is None and not broke))
         if self.conversation.id is None and sent:
             refused = status is not None and (300 <= status < 500 or (status == 503 and not self._recoverable()))
             self._doubtful = not refused
