@@ -1293,6 +1293,34 @@ async def test_a_session_that_a_forked_child_collects_is_the_parents() -> None:
     assert (status, output) == (0, "()\n"), output
 
 
+FORKED_AND_USED = """
+    import os
+    import trio, trioprov
+    from trioprov.testing import open_emulator
+
+    async def main():
+        async with open_emulator(trioprov.H2o, token_delay=0.01) as emulator:
+            async with trioprov.open_session(emulator.provider) as session, session.ask("x") as reply:
+                await anext(aiter(reply))
+                pid = os.fork()
+                if pid == 0:
+                    reply.stop()
+                    session.close()
+                    os._exit(0)
+                os.waitpid(pid, 0)
+                print((await reply.wait()).finish_reason)
+            print(emulator.conversations)
+
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_a_session_that_a_forked_child_closes_is_the_parents() -> None:
+    status, output = await in_a_subprocess(FORKED_AND_USED)
+    assert (status, output) == (0, "stop\n()\n"), output
+
+
 SILENT = """
     import gc, sys, warnings
     import trio, trioprov

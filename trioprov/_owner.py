@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
@@ -70,6 +71,7 @@ class Owner(Tenant):
         theirs = conversation.id is not None and conversation.get("opened_by") != process()
         self.provider = provider
         self.client = client
+        self._pid = os.getpid()
         self.debt: Debt = Debt(provider, conversation, kept=theirs and not mine, ledger=client.ledger)
         self.opened: trio.Event = trio.Event()
         self.done: trio.Event = trio.Event()
@@ -151,6 +153,8 @@ class Owner(Tenant):
                 await self.done.wait()
 
     def _poke(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child: what we wait for is watched by an epoll that it shares with its parent
         if self._next is not None and self._next.over:
             self._next.ended.set()  # it was never begun
             self._next = None
