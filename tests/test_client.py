@@ -91,6 +91,22 @@ async def test_streams_beyond_max_connections_wait_their_turn(service: type[Prov
         assert_no_orphans(emulator)
 
 
+@pytest.mark.parametrize("cls", [H2o, AllenAI])
+async def test_cleanup_is_not_starved_by_a_program_that_has_all_threads_at_work(cls: type[Provider]) -> None:
+    """They are what names are looked up in."""
+    limiter = trio.to_thread.current_default_thread_limiter()
+    async with open_emulator(cls, forever=True, token_delay=0.01) as emulator:
+        provider = cls(base_url=emulator.url.replace("127.0.0.1", "localhost"))
+        async with trioprov.open_client(cleanup_timeout=2) as client:
+            async with trioprov.open_session(provider, client=client) as session, session.ask(QUESTION) as reply:
+                await anext(aiter(reply))
+                for work in (works := [object() for _ in range(int(limiter.total_tokens))]):
+                    limiter.acquire_on_behalf_of_nowait(work)
+        for work in works:
+            limiter.release_on_behalf_of(work)
+        assert_no_orphans(emulator)
+
+
 async def test_cleanup_is_not_starved_by_streams_that_hold_every_connection(service: type[Provider]) -> None:
     other = AllenAI if service is H2o else H2o
     async with (

@@ -41,6 +41,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         self._context = context
         self._idle: dict[Origin, collections.deque[tuple[float, Wire]]] = {}
         self._busy: set[Wire] = set()
+        self._known: dict[Origin, str] = {}
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -129,11 +130,14 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         context = self._context() if scheme == "https" else None
         try:
             with trio.fail_after(float("inf") if limit is None else limit):
-                return await connect(host, port, context)
+                wire = await connect(host, port, context, self._known.get(origin))
         except trio.TooSlowError as exc:
             raise httpx.ConnectTimeout(f"no connection within {limit} s") from exc
         except OSError as exc:
             raise httpx.ConnectError(_why(exc, host, port)) from exc
+        if wire.peer is not None:
+            self._known[origin] = wire.peer
+        return wire
 
 
 class Answer(httpx.AsyncByteStream):

@@ -27,9 +27,11 @@ class Wire(ABC):
 
     Attributes:
         clean: whether its end, when it comes, can be taken for the end of what was said.
+        peer: the address at the other end, where it is known.
     """
 
     clean: bool = True
+    peer: str | None = None
 
     @abstractmethod
     def readable(self) -> Awaitable[None]:
@@ -88,6 +90,8 @@ class SocketWire(Wire):
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        with suppress(OSError):  # it may be gone already
+            self.peer = sock.getpeername()[0]
         self._sock = sock
         self._full = False
 
@@ -177,6 +181,7 @@ class TLSWire(Wire):
 
     def __init__(self, wire: Wire, context: ssl.SSLContext, host: str) -> None:
         self.clean = False  # until a close_notify has come
+        self.peer = wire.peer
         self._wire = wire
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context.set_alpn_protocols(["http/1.1"])  # as httpx does with a context that it is given
@@ -286,13 +291,18 @@ class TLSWire(Wire):
         self._plain = parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def connect(host: str, port: int, context: ssl.SSLContext | None) -> Wire:
+async def connect(host: str, port: int, context: ssl.SSLContext | None, known: str | None = None) -> Wire:
     """Connect, by TLS if there is a context; cancelled or failed, it leaves nothing open.
+
+    Args:
+        known: an address of the host's, from before. It is used while all of trio's threads are busy: looking up a
+            name takes one, and a cleanup must not wait for what the program does in them.
 
     Raises:
         OSError: there is no connection; `ssl.SSLError` is one too.
     """
-    stream = await trio.open_tcp_stream(host, port)
+    busy = not trio.to_thread.current_default_thread_limiter().available_tokens
+    stream = await trio.open_tcp_stream(known if known is not None and busy else host, port)
     try:
         wire: Wire = SocketWire(socket.socket(fileno=stream.socket.detach()))
     except NotImplementedError:
