@@ -683,6 +683,27 @@ async def test_h2o_what_a_server_may_still_be_creating_is_deleted_once_more_afte
     assert deleted == pytest.approx(at)
 
 
+async def test_open_assistant_what_nobody_wants_any_more_is_not_sent_when_a_connection_becomes_free() -> None:
+    faults = [Fault(on="prompter", delay_response=0.3)]
+    async with (
+        open_emulator(H2o, token_delay=0.02) as other,
+        open_emulator(OpenAssistant, faults=faults) as emulator,
+        trioprov.open_client(max_connections=1) as client,
+        trioprov.open_session(other.provider, client=client) as holder,
+        trioprov.open_session(emulator.provider, client=client) as session,
+    ):
+        async with session.ask("Why is the sky blue?"):
+            while "prompter" not in steps(emulator):  # noqa: ASYNC110 - it happens in an emulator's thread
+                await trio.sleep(0.01)
+            async with holder.ask("Why is the sky blue?") as reply:
+                await anext(aiter(reply))  # it was next in the queue, and has the only connection
+                session.close()
+                await reply.wait()
+            await session.aclose()
+        assert "assistant" not in steps(emulator)
+        assert_no_orphans(emulator)
+
+
 async def test_h2o_what_a_gateway_has_not_waited_for_is_deleted_once_more_after_a_while(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
