@@ -117,7 +117,7 @@ class Owner(Tenant):
     def submit(self, turn: Turn) -> None:
         """Ask; the owner begins when it has finished with the turn before."""
         turn.transcript.changed = self._poke
-        if self.closing or self.failure is not None:
+        if self.failure is not None:
             self._refuse(turn)
         else:
             turn.transcript.waits_for_old_answer = self._line.draining
