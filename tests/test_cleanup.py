@@ -521,6 +521,15 @@ async def test_h2o_a_generation_that_has_not_said_a_word_is_told_to_stop() -> No
             assert steps(emulator)[-1] == "stop"
 
 
+async def test_h2o_a_generation_whose_stream_broke_is_told_to_stop_though_the_session_goes_on() -> None:
+    script: dict[str, Any] = {"forever": True, "token_delay": 0.01}
+    async with open_emulator(H2o, faults=[Fault(on="generate", cut_after=2)], **script) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with pytest.raises(trioprov.IncompleteReply):
+                await said(session)
+            assert steps(emulator) == ["settings", "create", "generate", "stop"]
+
+
 async def test_h2o_a_stop_that_hangs_is_broken_off_by_the_end_of_the_session() -> None:
     async with open_emulator(H2o, forever=True, token_delay=0.002, faults=[Fault(on="stop", hang=True)]) as emulator:
         async with trioprov.open_client() as client:
