@@ -521,9 +521,12 @@ async def test_h2o_a_generation_that_has_not_said_a_word_is_told_to_stop() -> No
             assert steps(emulator)[-1] == "stop"
 
 
-async def test_h2o_a_generation_whose_stream_broke_is_told_to_stop_though_the_session_goes_on() -> None:
+@pytest.mark.parametrize("damage", [{"cut_after": 2}, {"end_after": 2}])
+async def test_h2o_a_generation_whose_stream_broke_is_told_to_stop_though_the_session_goes_on(
+    damage: dict[str, Any],
+) -> None:
     script: dict[str, Any] = {"forever": True, "token_delay": 0.01}
-    async with open_emulator(H2o, faults=[Fault(on="generate", cut_after=2)], **script) as emulator:
+    async with open_emulator(H2o, faults=[Fault(on="generate", **damage)], **script) as emulator:
         async with trioprov.open_session(emulator.provider) as session:
             with pytest.raises(trioprov.IncompleteReply):
                 await said(session)

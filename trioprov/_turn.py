@@ -92,7 +92,7 @@ class Turn:
         return await self._stream(stream, debt, line)
 
     async def _stream(self, stream: Stream, debt: Debt, line: Line) -> bool:
-        """Pump the stream into the transcript; true when the service said that it was complete."""
+        """Pump the stream into the transcript; true when the service said in it that it was complete."""
         decoder, provider = stream.decoder, debt.provider
 
         async def receive(data: bytes) -> bool:
@@ -141,7 +141,7 @@ class Turn:
         if line.sent:
             debt.remember(decoder.conversation)
         await self.transcript.write(self._to_write(events, debt, line), decoder.server_text)
-        return decoder.finished and failure is None
+        return False
 
     def _to_write(self, events: list[Event], debt: Debt, line: Line) -> list[Event]:
         """The same, but for a failure at their end that may be worth another try."""
