@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -31,6 +32,15 @@ def check_numbers(application: int, version: int) -> None:
         raise JournalError("it is some other program's database")
     if version > VERSION:
         raise JournalError(f"it was written by a newer trioprov (format {version}; this one knows {VERSION})")
+
+
+def which(path: str) -> tuple[int, int] | None:
+    """Which file is at a path, if any."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_busy(exc: BaseException | None) -> bool:

@@ -24,7 +24,7 @@ import trio
 
 from .._conversation import Conversation
 from .._errors import JournalError
-from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy
+from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy, which
 from ._presence import Presence
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Ledger:
         self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
             self._place = os.path.realpath(path)  # wherever the program goes
-            self._file = self._found()
+            self._file = which(self._place)
             self._prepare(durable)
         except BaseException:
             self.close()
@@ -153,18 +153,10 @@ class Ledger:
             self._db.execute("INSERT INTO secret VALUES (?)", (secrets.token_bytes(32),))
         self._db.execute("COMMIT")
 
-    def _found(self) -> tuple[int, int] | None:
-        """Which file is at the path, if any."""
-        try:
-            found = os.stat(self._place)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
     @property
     def in_place(self) -> bool:
         """Whether what is written here can be found by others: SQLite does not notice that its file was deleted."""
-        return self._found() == self._file
+        return which(self._place) == self._file
 
     def close(self) -> None:
         """Give up the connection; debts that are still owned by this process are not its any more. Idempotent."""
