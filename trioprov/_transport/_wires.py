@@ -90,8 +90,6 @@ class SocketWire(Wire):
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        with suppress(OSError):  # it may be gone already
-            self.peer = sock.getpeername()[0]
         self._sock = sock
         self._full = False
 
@@ -303,10 +301,15 @@ async def connect(host: str, port: int, context: ssl.SSLContext | None, known: s
     """
     busy = not trio.to_thread.current_default_thread_limiter().available_tokens
     stream = await trio.open_tcp_stream(known if known is not None and busy else host, port)
+    wire: Wire
     try:
-        wire: Wire = SocketWire(socket.socket(fileno=stream.socket.detach()))
+        sock = socket.socket(fileno=stream.socket.detach())
     except NotImplementedError:
         wire = TrioWire(stream.socket)
+    else:
+        wire = SocketWire(sock)
+        with suppress(OSError):  # it may be gone already
+            wire.peer = sock.getpeername()[0]
     if context is None:
         return wire
     try:
