@@ -369,13 +369,13 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
 
 
 async def test_losers_never_delay_the_winner_nor_with_a_client_its_exit() -> None:
-    stubborn = {"faults": [Fault(on="delete", delay=1.5)], "tokens": ["x"], "forever": True, "token_delay": 0.05}
+    stubborn = {"faults": [Fault(on="delete", delay=3.0)], "tokens": ["x"], "forever": True, "token_delay": 0.05}
     async with Servers((H2o, {**stubborn, "first_delay": 0.3}), (H2o, {"token_delay": 0.001})) as servers:
         begun = trio.current_time()
         async with trioprov.open_client() as client:
             async with trioprov.race(QUESTION, servers.providers, client=client) as reply:
                 await reply.wait()
-            assert trio.current_time() - begun < 1.2
+            assert trio.current_time() - begun < 2.7
             assert reply.lanes[1].cleanup is not None
             assert reply.lanes[0].cleanup is None
         assert reply.lanes[0].cleanup is not None

@@ -250,6 +250,31 @@ async def test_a_broken_answer_has_its_error_and_keeps_what_came(name: str) -> N
     assert caught.value.partial.startswith(text) if name.startswith("gzip") else caught.value.partial == text
 
 
+UNREADABLE = {
+    "cut": b"Content-Length: 999\r\n\r\n<html>",
+    "cut in a chunk": b"Transfer-Encoding: chunked\r\n\r\nff\r\n<html>",
+    "too long": b"Connection: close\r\n\r\n" + b"x" * 2_000_000,
+    "in an encoding that nobody asked for": b"Content-Encoding: br\r\nConnection: close\r\n\r\nxyz",
+    "not in the encoding that it says": b"Content-Encoding: gzip\r\nConnection: close\r\n\r\nxyz",
+}
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("page", UNREADABLE)
+async def test_an_error_whose_page_cannot_be_read_is_what_its_status_says(page: str, theirs: bool) -> None:
+    server = RawOlmo(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n" + UNREADABLE[page])
+    transport = httpx.AsyncHTTPTransport() if theirs else None
+    async with serving(server) as port, trioprov.open_client(transport=transport) as client:
+        provider = AllenAI(base_url=f"http://127.0.0.1:{port}")
+        async with trioprov.open_session(provider, client=client) as session:
+            async with session.ask(QUESTION) as reply:
+                with trio.fail_after(10), pytest.raises(trioprov.RateLimited) as caught:
+                    await reply.wait()
+            assert caught.value.retry_after == 7
+    assert session.cleanup is not None
+    assert session.cleanup.outcome == "nothing_owed"  # a create was refused, whatever the page would have said
+
+
 NO_GZIP = """
     import gc, sys
     import trio, trioprov

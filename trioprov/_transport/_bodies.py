@@ -69,7 +69,7 @@ def _text(raw: bytes) -> str:
 
 
 async def whole(arrived: Arrived, method: str) -> Response:
-    """The answer to a request of that method, read to its end.
+    """The answer to a request of that method, read to its end; of an error, as much as can be read of it.
 
     Raises:
         RemoteProtocolError: it has none within 1 MiB.
@@ -80,9 +80,15 @@ async def whole(arrived: Arrived, method: str) -> Response:
         body.extend(data)
         return len(body) <= MAX_BODY
 
-    await pump(arrived, receive)
-    if len(body) > MAX_BODY:
-        raise RemoteProtocolError(f"the answer to a {method} is larger than {MAX_BODY} bytes")
+    try:
+        await pump(arrived, receive)
+        if len(body) > MAX_BODY:
+            raise RemoteProtocolError(f"the answer to a {method} is larger than {MAX_BODY} bytes")
+    except (*THEIRS, RemoteProtocolError):
+        if arrived.is_success:
+            raise
+        # What the server would not do says the status, and the body only why.
+        del body[MAX_BODY:]
     wait = arrived.header(b"retry-after")
     return Response(
         status=arrived.status,

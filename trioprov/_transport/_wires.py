@@ -303,7 +303,8 @@ async def connect(host: str, port: int, context: ssl.SSLContext | None, known: s
     stream = await trio.open_tcp_stream(known if known is not None and busy else host, port)
     wire: Wire
     try:
-        sock = socket.socket(fileno=stream.socket.detach())
+        of = stream.socket
+        sock = socket.socket(of.family, of.type, of.proto, fileno=of.detach())
     except NotImplementedError:
         wire = TrioWire(stream.socket)
     else:
