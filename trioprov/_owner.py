@@ -77,7 +77,7 @@ class Owner(Tenant):
         self.done: trio.Event = trio.Event()
         self.failure: Exception | None = None
         self.on_open: Callable[[], None] | None = None
-        self._line = Line(client, self.debt, lambda: self._unwanted)
+        self._line = Line(client, self.debt, self._is_unwanted)
         self._gate = gate
         self._ticket: trio.Event | None = None
         self._turn: Turn | None = None
@@ -164,8 +164,7 @@ class Owner(Tenant):
         self._watch.deadline = self._due
         self._changed.unpark_all()
 
-    @property
-    def _unwanted(self) -> bool:
+    def _is_unwanted(self) -> bool:
         """Whether what the owner is doing has lost its purpose."""
         if self._stopping:
             return self.closing  # the cleanup begins by saying the same
