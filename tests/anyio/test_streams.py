@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -240,6 +241,29 @@ def test_many_streams_are_read_while_the_loop_is_kept_busy(run_asyncio: Run, emu
                         group.create_task(read(lane.reply))
 
     with emulated(tokens=LONG[:100], token_delay=0.001) as emulator:
+        run_asyncio(main)
+
+
+def test_a_stream_of_another_loop_is_refused_to_whoever_would_wait_and_goes_on(
+    run_asyncio: Run, emulated: Emulated
+) -> None:
+    async def main() -> None:
+        async with trioprov.open_client() as client, trioprov.open_reply(QUESTION, provider, client=client) as reply:
+            events = reply.subscribe()
+
+            async def wait() -> None:
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    await events.receive()
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    await anext(aiter(reply))
+
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, run_asyncio, wait)
+            await loop.run_in_executor(None, partial(anyio.run, wait, backend="trio"))
+            assert "".join([token async for token in reply]) == "".join(LONG[:5])
+
+    with emulated(tokens=LONG[:5], first_delay=0.5) as emulator:
+        provider = emulator.provider
         run_asyncio(main)
 
 

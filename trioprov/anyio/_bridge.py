@@ -83,7 +83,7 @@ class Bridge(World):
 
     async def _end(self) -> asyncio.CancelledError | None:
         self._thread.stop()
-        if not self._is_here():
+        if not self._mailbox.is_here():
             return None
         pierced = await _ended(self._mailbox, self._thread)
         await self._watch.aclose()
@@ -97,8 +97,7 @@ class Bridge(World):
 
     def _call(self, function: Callable[[], Awaitable[T]]) -> Call[T]:
         self._thread.check()
-        if not self._is_here():
-            raise RuntimeError("this belongs to another event loop")
+        self._mailbox.check()
         return Call(self._mailbox, self._thread, function)
 
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
@@ -123,7 +122,7 @@ class Bridge(World):
         cancelled = is_cancellation(exc, asyncio.CancelledError)
         function = _left_by_cancellation if cancelled else _left
         call = Call(self._mailbox, self._thread, partial(function, opened, exc))
-        if not self._is_here():
+        if not self._mailbox.is_here():
             return  # the block is not left but collected, and there is no loop to wait on
         pierced = await call.ended()
         if not cancelled:
@@ -177,12 +176,6 @@ class Bridge(World):
         self._thread.check()
         if not transcript.finished.is_set():  # which is the last to be set
             await self.run(transcript.finished.wait)
-
-    def _is_here(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
 
 
 async def _watch(mailbox: Mailbox, thread: TrioThread) -> AsyncGenerator[None, None]:  # noqa: ASYNC900 - its use

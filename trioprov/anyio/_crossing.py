@@ -77,6 +77,22 @@ class Mailbox(trio.abc.Instrument):
 
     # -- In the loop -------------------------------------------------------------------------------------------------
 
+    def is_here(self) -> bool:
+        """Whether the caller runs in the loop."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
+
+    def check(self) -> None:
+        """Refuse whoever would wait here and can never be told.
+
+        Raises:
+            RuntimeError: the caller runs in another loop.
+        """
+        if not self.is_here():
+            raise RuntimeError("this belongs to another event loop")
+
     def deliver(self) -> None:
         """Do what was posted."""
         self._called = False

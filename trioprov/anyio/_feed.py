@@ -100,6 +100,7 @@ class Feed(Generic[T]):
                 self._thread.soon(log.wake_writers)
 
     async def _wait(self) -> None:
+        self._mailbox.check()
         cursor, log, waiter = self._cursor, self._log, self._mailbox.loop.create_future()
         self._waiters.append(waiter)
         self._mailbox.expect(self._wake)
