@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trioprov.testing import assert_no_orphans
+from trioprov.testing import Fault, assert_no_orphans
 
 if TYPE_CHECKING:
     from .conftest import Emulated
@@ -279,3 +280,24 @@ def test_after_a_fork_the_parent_deletes_and_the_child_can_do_nothing(
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "alone\n", "")
         assert len([request for request in emulator.requests if request.method == "DELETE"]) == 2
+
+
+# The program has ended, and Ctrl-C comes while the process waits for the one thread that is left.
+INTERRUPTED_AT_EXIT = """
+    import signal
+
+    def press():
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+    loop = new_loop()
+    loop.run_until_complete(keep(trioprov.open_session(provider)))
+    threading.Thread(target=press, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_nothing_is_left_by_ctrl_c_while_the_interpreter_ends(loop: str, emulated: Emulated) -> None:
+    slow = Fault(on="delete", delay=1.0, times=math.inf)
+    with emulated(token_delay=0.01, forever=True, faults=[slow]) as emulator:
+        start(emulator.url, loop, INTERRUPTED_AT_EXIT).communicate(timeout=PATIENCE)
+        assert_no_orphans(emulator)

@@ -66,11 +66,14 @@ class TrioThread:
         self._stopping = False
         self._stop = trio.Event()
         self._root: trio.lowlevel.Task | None = None
+        self._over = False
+        self._running = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="trioprov", daemon=True)
 
     def start(self) -> None:
         """Let it run."""
         _alive.add(self)
+        self._running.acquire()
         try:
             self._thread.start()
         except BaseException:
@@ -108,8 +111,14 @@ class TrioThread:
     def join(self) -> None:
         """Wait until it has ended, for as long as its budgets allow; after `stop`."""
         budget = self.client.shutdown_timeout if self.client else 0.0
-        if self._thread.ident is not None:
-            self._thread.join(min(_GRACE + budget, threading.TIMEOUT_MAX))
+        if self._thread.ident is None:
+            return
+        # `Thread.join` cannot be asked to wait: where Ctrl-C interrupts it, it takes a thread that runs for one that
+        # has ended (python/cpython#90882), and nobody would wait any more.
+        if not self._over and self._running.acquire(timeout=min(_GRACE + budget, threading.TIMEOUT_MAX)):
+            self._running.release()
+        if self._over:
+            self._thread.join()
 
     def _run(self) -> None:
         self.ident = threading.get_ident()
@@ -122,6 +131,8 @@ class TrioThread:
         finally:
             _alive.discard(self)
             self._ended()
+            self._over = True
+            self._running.release()
 
     async def _main(self) -> None:
         self._root = trio.lowlevel.current_root_task()
