@@ -76,6 +76,26 @@ def test_what_a_predicate_sees_and_raises(run: Run, emulated: Emulated) -> None:
         run(main)
 
 
+def test_a_predicate_that_ends_the_program_harms_no_other_session_of_the_client(run: Run, emulated: Emulated) -> None:
+    class Ends(BaseException):
+        """Such as `SystemExit`."""
+
+    def ends(reply: object) -> bool:
+        raise Ends
+
+    async def main() -> None:
+        provider = emulator.provider
+        async with trioprov.open_client() as client, trioprov.open_session(provider, client=client) as session:
+            with pytest.raises(Ends):
+                async with trioprov.race(QUESTION, [provider], until=ends, client=client):
+                    pass
+            async with session.ask(QUESTION) as reply:
+                assert (await reply.wait()).text == "abc"
+
+    with emulated(tokens=["a", "b", "c"]) as emulator:
+        run(main)
+
+
 def test_a_race_that_is_cancelled_before_it_is_won_leaves_nothing(run: Run, emulated: Emulated) -> None:
     async def main() -> None:
         with anyio.move_on_after(0.3) as scope:

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar, cast
 import anyio
 import trio
 
+from .._exits import is_cancellation
 from ._errors import translated
 from ._pulse import Pulse
 from ._thread import TrioThread
@@ -216,8 +217,10 @@ class Call(Generic[T]):
                 try:
                     self.value = await function()
                     self._error = None
-                except Exception as exc:
-                    self._error = exc
+                except BaseException as exc:  # noqa: ASYNC103 - what is raised again is what cancels
+                    if is_cancellation(exc):
+                        raise
+                    self._error = exc  # anything that a user's function raises is for the caller, not for trio
         finally:
             del function
             self._mailbox.post(self._end)
