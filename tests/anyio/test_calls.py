@@ -263,6 +263,22 @@ def test_two_clients_on_many_loops_one_after_another(run: Run, emulated: Emulate
             run(main)
 
 
+def test_a_session_may_be_closed_again_when_its_client_is(run: Run, emulated: Emulated) -> None:
+    async def main() -> None:
+        async with trioprov.open_client() as client:
+            for given in (client, None):
+                async with trioprov.open_session(emulator.provider, client=given) as session:
+                    kept.append(session)
+                await session.aclose()
+        for session in kept:
+            await session.aclose()
+            session.close()
+
+    kept: list[trioprov.Session] = []
+    with emulated() as emulator:
+        run(main)
+
+
 def test_a_client_of_another_loop_is_refused(run_asyncio: Run) -> None:
     clients: list[trioprov.Client] = []
 

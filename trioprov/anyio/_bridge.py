@@ -103,6 +103,11 @@ class Bridge(World):
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
         return await self._call(function).outcome()
 
+    async def settle(self, function: Callable[[], Awaitable[None]]) -> None:
+        call = self._call(function)
+        with suppress(anyio.ClosedResourceError):  # the thread has ended, and has settled everything
+            await call.outcome()
+
     async def enter(
         self, opening: Callable[[Client | None], AbstractAsyncContextManager[T]]
     ) -> tuple[AbstractAsyncContextManager[T], T]:

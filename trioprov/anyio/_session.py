@@ -94,7 +94,7 @@ class Session:
         Raises:
             CleanupFailed: the conversation may still be on the server, and nobody was told yet.
         """
-        await self._world.run(self._core.aclose)
+        await self._world.settle(self._core.aclose)
 
     def __repr__(self) -> str:
         return repr(self._core)

@@ -69,6 +69,10 @@ class World(ABC):
         """Call something async in the core; cancelling the caller cancels it."""
 
     @abstractmethod
+    async def settle(self, function: Callable[[], Awaitable[None]]) -> None:
+        """The same with a call that has nothing left to do where the client is closed."""
+
+    @abstractmethod
     async def enter(
         self, opening: Callable[[Client | None], AbstractAsyncContextManager[T]]
     ) -> tuple[AbstractAsyncContextManager[T], T]:
@@ -123,6 +127,9 @@ class Here(World):
             return await function()
         except MISUSE as exc:
             raise translated(exc) from exc
+
+    async def settle(self, function: Callable[[], Awaitable[None]]) -> None:
+        await self.run(function)
 
     async def enter(
         self, opening: Callable[[Client | None], AbstractAsyncContextManager[T]]
