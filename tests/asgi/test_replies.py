@@ -109,6 +109,8 @@ async def test_a_reply_goes_on_while_nobody_reads_and_its_conversation_ends_with
         assert text(seen + back.body) == "".join(tokens)
         again = await fetch(server, "/resumable", emulator, headers={"Last-Event-ID": last})
         assert events(again.body) == events(back.body)
+        finish = last.partition(":")[0] + ":41"  # nobody was told of it by this number
+        assert (await fetch(server, "/resumable", emulator, headers={"Last-Event-ID": finish})).status == 410
         await held(server, 0)
 
 

@@ -118,7 +118,8 @@ class ReplyResponse(Response):
             outlet.reader.events = events
             try:
                 for _ in range(after):
-                    events.receive_nowait()
+                    if isinstance(events.receive_nowait(), Finish):
+                        raise anyio.EndOfStream  # who has had this knows it by another name
             except (anyio.WouldBlock, anyio.EndOfStream):  # so far nobody can have read
                 await self._refuse(GONE, outlet)
                 return
