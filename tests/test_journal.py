@@ -1273,6 +1273,18 @@ async def test_what_a_client_gave_up_is_nobodys_though_another_of_this_process_h
             assert rows(path) == []
 
 
+async def test_what_is_kept_is_not_given_up_to_be_deleted_though_a_lock_outlasts_its_client(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path):
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            async with trioprov.open_client(journal=path, cleanup_timeout=0.1, shutdown_timeout=0.1) as short:
+                async with trioprov.open_session(emulator.provider, client=short) as session:
+                    other.execute("BEGIN IMMEDIATE")
+                    saved = session.keep()
+        assert (await trioprov.sweep(path)).deleted == 0
+        assert emulator.conversations == (saved.id,)
+
+
 async def test_a_process_that_reads_its_own_journal_files_stays_alive(tmp_path: Path) -> None:
     """A backup made by the program itself, say."""
     path = tmp_path / "owed.db"

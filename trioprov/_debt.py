@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -156,7 +157,12 @@ class Debt:
 
     def abandon_row(self) -> None:
         """Nobody here sees to it any more, though this process may live on; not a checkpoint."""
-        if self._ledger is not None and self._row is not None:
+        if self._ledger is None or self._row is None:
+            return
+        if self._kept:  # whoever takes it would delete what is to be kept
+            with suppress(JournalError):
+                self.keep()
+        else:
             self._ledger.try_release(self._row)
 
     def create_doubted(self) -> None:
