@@ -974,6 +974,19 @@ async def test_a_journal_that_was_taken_away_is_no_journal_any_more(tmp_path: Pa
         assert steps(emulator).count("create") == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root has privileges to give up")
+async def test_a_program_that_gave_up_its_privileges_may_go_on_with_its_journal(tmp_path: Path) -> None:
+    place = tmp_path / "root's"
+    place.mkdir(mode=0o700)
+    with Journal(place / "owed.db").open() as ledger:
+        os.seteuid(NOBODY)
+        try:
+            row = await ledger.intend(H2o().new_conversation(), None, None)
+        finally:
+            os.seteuid(0)
+        assert [entry.id for entry in ledger.entries()] == [row]
+
+
 @pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
 async def test_a_lock_that_is_soon_given_up_is_waited_for_and_stops_nobody(
     service: type[Provider], tmp_path: Path, how: str

@@ -35,12 +35,24 @@ def check_numbers(application: int, version: int) -> None:
 
 
 def which(path: str) -> tuple[int, int] | None:
-    """Which file is at a path, if any."""
+    """Which file is at a path, if any.
+
+    Raises:
+        OSError: who asks may not look, or cannot.
+    """
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+def is_still(path: str, file: tuple[int, int] | None) -> bool:
+    """Whether it is still that file, for all that is known."""
+    try:
+        return which(path) == file
+    except OSError:  # a program that gave its privileges up may write to what it has open, and not look for it
+        return True
 
 
 def is_busy(exc: BaseException | None) -> bool:

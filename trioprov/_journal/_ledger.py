@@ -24,7 +24,7 @@ import trio
 
 from .._conversation import Conversation
 from .._errors import JournalError
-from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy, which
+from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy, is_still, which
 from ._presence import Presence
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class Ledger:
     @property
     def in_place(self) -> bool:
         """Whether what is written here can be found by others: SQLite does not notice that its file was deleted."""
-        return which(self._place) == self._file
+        return is_still(self._place, self._file)
 
     def close(self) -> None:
         """Give up the connection; debts that are still owned by this process are not its any more. Idempotent."""
