@@ -1286,6 +1286,21 @@ async def test_what_a_client_gave_up_is_nobodys_though_another_of_this_process_h
             assert rows(path) == []
 
 
+async def test_what_a_client_gave_up_may_be_paid_though_a_sweep_met_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(H2o) as emulator:
+        async with trioprov.open_client(journal=path):
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                async with trioprov.open_client(journal=path, cleanup_timeout=0.1, shutdown_timeout=0.1) as short:
+                    async with trioprov.open_session(emulator.provider, client=short):
+                        await until(lambda: len(emulator.conversations) == 1)
+                        other.execute("BEGIN IMMEDIATE")
+                with trio.move_on_after(0.2):
+                    await trioprov.sweep(path)
+            assert (await trioprov.sweep(path)).already_gone == 1
+        assert rows(path) == []
+
+
 async def test_what_is_kept_is_not_given_up_to_be_deleted_though_a_lock_outlasts_its_client(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     async with open_emulator(H2o) as emulator, trioprov.open_client(journal=path):

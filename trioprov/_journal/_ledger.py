@@ -239,7 +239,6 @@ class Ledger:
     def entries(self) -> list[JournalEntry]:
         """All debts."""
         columns = "id, provider, base_url, conversation, created, attempts, reason, owner, access"
-        rows = self._run(f"SELECT {columns} FROM debt ORDER BY id", ()).fetchall()
         return [
             JournalEntry(
                 id=row[0],
@@ -252,7 +251,7 @@ class Ledger:
                 alive=self._presence.is_alive(row[7]),
                 needs_credentials=row[8] is not None,
             )
-            for row in rows
+            for row in self._run(f"SELECT {columns} FROM debt ORDER BY id", ()).fetchall()
         ]
 
     async def unowned(self, *, due_only: bool) -> list[tuple[int, int | None]]:
@@ -271,11 +270,15 @@ class Ledger:
 
     async def claim(self, row: int, owner: int | None) -> Row | None:
         """Become the owner of a row; `None` if somebody was faster. Pay it, `leave` it, or `release` it."""
-        if owner == self._presence.owner:
-            if row not in self._presence.released:
-                return None
-            self._presence.released.discard(row)
-        return await self._patiently(lambda: self._claim(row, owner))
+        if (ours := owner == self._presence.owner) and row not in self._presence.released:
+            return None
+        self._presence.released.discard(row)
+        try:
+            return await self._patiently(lambda: self._claim(row, owner))
+        except BaseException:
+            if ours:
+                self._presence.released.add(row)  # nobody has it yet, so the next one may
+            raise
 
     async def release(self, row: int) -> None:
         """Not paid, nor tried to the end: let the next one try; if that cannot be written, the next one here."""
