@@ -222,13 +222,13 @@ def test_leaving_by_a_cancellation_with_a_client_returns_at_once(run: Run, emula
 
 def test_a_create_that_is_cancelled_is_finished_and_deleted(run: Run, emulated: Emulated) -> None:
     async def main() -> None:
-        with anyio.move_on_after(0.05) as scope:
+        with anyio.move_on_after(0.5) as scope:
             async with trioprov.open_session(emulator.provider):
                 raise AssertionError
         assert scope.cancelled_caught
         assert [request.path for request in emulator.requests if request.method == "DELETE"]
 
-    with emulated(faults=[slow_at("create")]) as emulator:
+    with emulated(faults=[Fault(on="create", delay_response=1.0)]) as emulator:
         run(main)
 
 
