@@ -18,3 +18,13 @@ def test_a_smoke_run_asks_every_question_and_every_client_reads_all_that_was_sen
     assert short.startswith("In short\n\n**A smoke run")
     assert len(answers) == len(questions)
     assert all("trioprov" in section for section in [*answers, environment])
+
+
+def test_a_smoke_run_of_the_profiles_finds_work_in_every_table() -> None:
+    run = [sys.executable, str(BENCHMARKS / "profiles.py"), "--quick", "--here"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    *tables, _environment = done.stdout.removeprefix("## ").split("\n## ")
+    shares = [table for table in tables if "| **all** |" in table]
+    assert len(shares) == len(tables) - 1 == 4  # the other one tells of the collector
+    assert all("`trioprov/" in table or "`trioprov`" in table for table in shares)
