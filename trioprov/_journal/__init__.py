@@ -12,9 +12,9 @@ import trio
 
 from ._file import explained, is_busy
 from ._ledger import BUSY_SLEEP, PATIENCE
-from ._ledger import JournalEntry as JournalEntry
 from ._ledger import Ledger as Ledger
-from ._ledger import Row as Row
+from ._rows import JournalEntry as JournalEntry
+from ._rows import Row as Row
 
 T = TypeVar("T")
 

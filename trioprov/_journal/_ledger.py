@@ -16,7 +16,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from .._conversation import Conversation
 from .._errors import JournalError
 from ._file import APPLICATION, VERSION, check_header, check_numbers, explained, is_busy, is_still, which
 from ._presence import Presence
+from ._rows import JournalEntry, Row
 
 T = TypeVar("T")
 
@@ -60,47 +60,6 @@ BUSY_SLEEP = 0.005
 _CHECKPOINT_EVERY = 64
 
 _LONGEST_BACKOFF = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
-    """One debt in a journal.
-
-    Attributes:
-        id: its number, for `Journal.abandon`.
-        provider: the provider's name.
-        base_url: the server.
-        conversation_id: what to delete; `None` if a create was never answered.
-        created: seconds since the epoch.
-        attempts: how often it could not be paid.
-        reason: why not, the last time.
-        alive: whether a living process sees to it.
-        needs_credentials: whether only a provider with the user's own credentials, headers or proxy may pay it.
-    """
-
-    id: int
-    provider: str
-    base_url: str
-    conversation_id: str | None
-    created: float
-    attempts: int
-    reason: str | None
-    alive: bool
-    needs_credentials: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A debt that somebody may pay."""
-
-    id: int
-    provider: str
-    base_url: str
-    access: str | None
-    conversation: Conversation
-    attempts: int
-    created: float
-    expires: float | None
 
 
 class Ledger:
