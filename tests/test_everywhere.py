@@ -319,6 +319,20 @@ async def test_a_step_is_the_same_one_in_every_run() -> None:
     assert reports[0].points == reports[1].points
 
 
+async def test_a_step_is_the_same_one_whatever_another_trio_does() -> None:
+    async def restless() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    alone = await cancel_everywhere(naive, H2o, how=["cancel"], **NAIVE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restless)
+        nursery.start_soon(restless)
+        beside = await cancel_everywhere(naive, H2o, how=["cancel"], **NAIVE)
+        nursery.cancel_scope.cancel()
+    assert [(one.point, one.where) for one in beside.orphans] == [(one.point, one.where) for one in alone.orphans]
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -189,8 +190,18 @@ def same_order(seed: int) -> AbstractContextManager[object]:
     """
     internals = trio._core._run  # type: ignore[attr-defined] # pyright: ignore
     return mock.patch.multiple(
-        cast("Any", internals), create=True, _r=random.Random(seed), _ALLOW_DETERMINISTIC_SCHEDULING=True
+        cast("Any", internals), create=True, _r=_Dice(seed), _ALLOW_DETERMINISTIC_SCHEDULING=True
     )
+
+
+class _Dice(threading.local):
+    """Chance, as a seed gives it, for each thread from the beginning: what trio does in another one changes nothing."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._random, name)
 
 
 def _place(task: trio.lowlevel.Task) -> str:
