@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import ssl
 from contextlib import AbstractAsyncContextManager
@@ -524,4 +525,24 @@ async def test_a_block_is_entered_once_and_says_so(service: type[Provider], priv
                 async with block:
                     pass
             assert len(emulator.requests) == said
+        async with trioprov.open_session(emulator.provider, **how) as session:
+            asking = session.ask("Why?")
+            async with asking:
+                with pytest.raises(RuntimeError, match="entered before"):
+                    await asking.__aenter__()
+            with pytest.raises(RuntimeError, match="entered before"):
+                await asking.__aenter__()
+        assert_no_orphans(emulator)
+
+
+async def test_a_session_does_not_notice_that_somebody_tried_to_enter_its_block_again(service: type[Provider]) -> None:
+    async with open_emulator(service) as emulator:
+        block = trioprov.open_session(emulator.provider)
+        async with block as session:
+            with pytest.raises(RuntimeError, match="entered before"):
+                await block.__aenter__()
+            gc.collect()
+            await trio.testing.wait_all_tasks_blocked()
+            async with session.ask("Why?") as reply:
+                assert (await reply.wait()).text
         assert_no_orphans(emulator)

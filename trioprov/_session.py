@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._client import Client, private_client
+from ._client import ENTERED_BEFORE, Client, private_client
 from ._conversation import Conversation
 from ._errors import CleanupFailed, another
 from ._exits import cleanup_failed, waits
@@ -150,6 +150,8 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
     async def __aenter__(self) -> Reply:
         await trio.lowlevel.checkpoint_if_cancelled()
         session, owner = self._session, self._session._owner  # pyright: ignore[reportPrivateUsage]
+        if self._turn is not None:
+            raise RuntimeError(ENTERED_BEFORE)
         if owner.closing:
             raise trio.ClosedResourceError("this session is closed")
         if session._busy():  # pyright: ignore[reportPrivateUsage]
@@ -213,7 +215,9 @@ class _OpenSession(AbstractAsyncContextManager[Session, None]):
     async def __aenter__(self) -> Session:
         owner = self._owner
         await trio.lowlevel.checkpoint_if_cancelled()
-        session = Session(owner)
+        if self._session is not None:  # another handle would close, when it is collected, what is this one's
+            raise RuntimeError(ENTERED_BEFORE)
+        session = self._session = Session(owner)
         owner.client.host(owner)
         try:
             await owner.opened.wait()
@@ -229,7 +233,6 @@ class _OpenSession(AbstractAsyncContextManager[Session, None]):
             await owner.aclose()
             self._tell(session, failure)
             raise failure
-        self._session = session
         return session
 
     async def __aexit__(

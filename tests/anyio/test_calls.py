@@ -9,6 +9,7 @@ import gc
 import math
 import threading
 import traceback
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,29 @@ def test_wrong_values_are_refused_on_entering(run: Run, emulated: Emulated) -> N
                     reply.subscribe(buffer=1.5)
                 with pytest.raises(ValueError, match="when_full"):
                     reply.subscribe(when_full="explode")  # pyright: ignore[reportArgumentType]
+
+    with emulated() as emulator:
+        run(main)
+
+
+def test_a_block_is_entered_once_and_says_so(run: Run, emulated: Emulated) -> None:
+    async def main() -> None:
+        blocks: list[AbstractAsyncContextManager[object]] = [
+            trioprov.open_session(emulator.provider),
+            trioprov.open_reply(QUESTION, emulator.provider),
+            trioprov.fan_out(QUESTION, [emulator.provider]),
+            trioprov.race(QUESTION, [emulator.provider]),
+            trioprov.open_client(),
+        ]
+        for block in blocks:
+            async with block:
+                with pytest.raises(RuntimeError, match="entered before"):
+                    await block.__aenter__()
+            said = len(emulator.requests)
+            with pytest.raises(RuntimeError, match="entered before"):
+                await block.__aenter__()
+            assert len(emulator.requests) == said
+            assert_no_orphans(emulator)
 
     with emulated() as emulator:
         run(main)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import trio
 
-from .._client import Client, private_client
+from .._client import ENTERED_BEFORE, Client, private_client
 from ._bridge import Bridge
 from ._world import Here, World
 
@@ -78,10 +78,14 @@ class Opening(AbstractAsyncContextManager[T, None], Generic[Core, T]):
         self._there = world
         self._opening = opening
         self._handle = handle
+        self._entered = False
         self._world: World | None = None
         self._opened: AbstractAsyncContextManager[Core] | None = None
 
     async def __aenter__(self) -> T:
+        if self._entered:
+            raise RuntimeError(ENTERED_BEFORE)
+        self._entered = True
         world = self._world = await self._there.__aenter__()
         try:
             self._opened, value = await world.enter(self._opening)
