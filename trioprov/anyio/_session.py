@@ -137,7 +137,8 @@ async def run_session(  # noqa: ASYNC128 - the core calls started()
     """A session as a task of your own group: ``session = await group.start(run_session, H2o())``.
 
     For the task groups of anyio and the nurseries of trio. The task ends, after the cleanup, when the session is
-    closed, or the group cancelled. A failed cleanup is logged and in ``session.cleanup``, never raised.
+    closed, or the group cancelled. A failed cleanup is logged and in ``session.cleanup``, never raised. A task group of
+    anyio's keeps the value for as long as the task runs: there, a session that you drop is not noticed, so close it.
 
     Args:
         provider: who to speak with.
