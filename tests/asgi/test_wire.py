@@ -6,12 +6,15 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
+import anyio
 import pytest
 import trio
 import trio.testing
 
 import trioprov
+import trioprov.anyio
 from trioprov import Finish, Lagged, Notice, Queued
+from trioprov.asgi import SSEResponse, open_replies
 from trioprov.asgi._failures import failure
 from trioprov.asgi._held import Reader
 from trioprov.asgi._outlet import Outlet
@@ -108,3 +111,19 @@ async def test_a_farewell_is_said_though_its_task_is_cancelled_and_not_waited_fo
         await Outlet(send, Reader(), 60).farewell(499)
     assert sent == (["http.response.start", "http.response.body"] if seconds < 1 else [])
     assert trio.current_time() - begun == pytest.approx(min(2 * seconds, 1))  # pyright: ignore[reportUnknownMemberType]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_response_that_comes_when_the_replies_were_left_is_told_so(backend: str) -> None:
+    async def nobody(message: object = None) -> Any:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> None:
+        async with open_replies() as replies:
+            pass
+        response = SSEResponse(trioprov.anyio.open_reply("Why?", trioprov.H2o()), replies=replies)
+        with pytest.raises(anyio.ClosedResourceError, match="replies are closed"):
+            await response({"type": "http", "method": "GET", "path": "/", "headers": []}, nobody, nobody)
+
+    anyio.run(main, backend=backend)

@@ -57,7 +57,13 @@ class Replies:
     # -- For responses -----------------------------------------------------------------------------------------------
 
     def hold(self, opening: Opening) -> Held:
-        """Open a reply, in a task of its own."""
+        """Open a reply, in a task of its own.
+
+        Raises:
+            anyio.ClosedResourceError: the block of `open_replies` was left.
+        """
+        if self._group.cancel_scope.cancel_called:
+            raise anyio.ClosedResourceError("these replies are closed: the block of open_replies was left")
         # Whoever knows the name can read the reply, so it is one that nobody guesses.
         held = Held(opening, name=secrets.token_urlsafe(16), linger=self._linger)
         self._group.start_soon(self._keep, held, name="trioprov reply")
@@ -106,7 +112,8 @@ async def open_replies(*, linger: float = 30.0, max_lingering: int = 100) -> Asy
     conversation deleted; that of a finished reply is deleted at once.
 
     Open it inside of `trioprov.anyio.open_client`. It is a task group: enter and leave it in one task. Leaving gives
-    all replies up and waits until their conversations are settled, as `trioprov.anyio.open_reply` says.
+    all replies up and waits until their conversations are settled, as `trioprov.anyio.open_reply` says. A response that
+    comes after that raises `anyio.ClosedResourceError`.
 
     Args:
         linger: seconds for which a reply waits for its client.
