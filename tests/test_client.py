@@ -10,6 +10,7 @@ import gc
 import math
 import ssl
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -465,10 +466,9 @@ async def test_what_nobody_wants_any_more_is_not_sent_by_a_transport_that_never_
         return httpx.Response(200, json={"conversationId": "c1"})
 
     async with trioprov.open_client(transport=httpx.MockTransport(handler)) as client:
-        async with trioprov.open_session(H2o(base_url="http://mock.test"), client=client) as session:
-            pass
+        with pytest.raises(trio.ClosedResourceError):
+            await trioprov.open_session(H2o(base_url="http://mock.test"), client=client).__aenter__()
     assert seen == ["POST /settings"]
-    assert session.cleanup == trioprov.CleanupReport(outcome="nothing_owed")
 
 
 async def test_what_a_transport_of_the_users_could_not_connect_for_was_not_sent() -> None:
@@ -546,3 +546,25 @@ async def test_a_session_does_not_notice_that_somebody_tried_to_enter_its_block_
             async with session.ask("Why?") as reply:
                 assert (await reply.wait()).text
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("fault", [Fault(on="settings", hang=True), Fault(on="create", delay_response=0.1)])
+async def test_a_client_closed_while_a_conversation_is_opened_gives_nobody_a_session(fault: Fault) -> None:
+    async with open_emulator(H2o) as emulator:
+        for entered in (False, True):
+            emulator.add_fault(fault)
+            async with trioprov.open_client() as client, trio.open_nursery() as nursery:
+                before = len(emulator.requests)
+
+                async def close(client: trioprov.Client = client, before: int = before) -> None:
+                    while [request.step for request in emulator.requests[before:]][-1:] != [fault.on]:
+                        await trio.sleep(0.005)
+                    client.close()
+
+                nursery.start_soon(close)
+                with pytest.raises(trio.ClosedResourceError):
+                    if entered:
+                        await trioprov.open_session(emulator.provider, client=client).__aenter__()
+                    else:
+                        await nursery.start(partial(trioprov.run_session, emulator.provider, client=client))
+            assert_no_orphans(emulator)

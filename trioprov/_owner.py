@@ -227,7 +227,9 @@ class Owner(Tenant):
             self.failure = self.failure or exc
         self._refuse_turns()
         self.close()
-        self.opened.set()
+        if not self.opened.is_set():
+            self.failure = self.failure or trio.ClosedResourceError("the client was closed meanwhile")
+            self.opened.set()
         if self.debt.kept:
             await self._stop(at_the_end=True)
         await self.debt.settle(self.client.transport, self.client.cleanup_timeout, self._ended_at)
@@ -278,6 +280,8 @@ class Owner(Tenant):
             return
         except Exception as exc:
             self.failure = cleaned(exc, self.provider, self.debt.conversation)
+            return
+        if self.closing:
             return
         self.opened.set()
         if self.on_open is not None:

@@ -272,7 +272,7 @@ def open_session(
     Raises:
         ProviderError, ConnectionFailed, RemoteProtocolError: on entering: the conversation could not be created.
         CleanupFailed: on leaving, if nothing else is being raised: the conversation may still be on the server.
-        trio.ClosedResourceError: on entering: the client is closed.
+        trio.ClosedResourceError: on entering: the client is closed, or was before the conversation was opened.
         ValueError: the conversation is another provider's.
     """
     return _OpenSession(new_owner(provider, client, conversation))
@@ -299,6 +299,7 @@ async def run_session(  # noqa: ASYNC128 - the owner calls started()
 
     Raises:
         ProviderError, ConnectionFailed, RemoteProtocolError: the conversation could not be created.
+        trio.ClosedResourceError: the client is closed, or was before the conversation was opened.
     """
     owner = new_owner(provider, client, conversation)
     handle = [Session(owner)]

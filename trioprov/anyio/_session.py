@@ -119,7 +119,7 @@ def open_session(
     Raises:
         ProviderError, ConnectionFailed, RemoteProtocolError: on entering: the conversation could not be created.
         CleanupFailed: on leaving, if nothing else is being raised: the conversation may still be on the server.
-        anyio.ClosedResourceError: on entering: the client is closed.
+        anyio.ClosedResourceError: on entering: the client is closed, or was before the conversation was opened.
         ValueError: on entering: the conversation is another provider's.
     """
     return Opening(
@@ -148,6 +148,7 @@ async def run_session(  # noqa: ASYNC128 - the core calls started()
 
     Raises:
         ProviderError, ConnectionFailed, RemoteProtocolError: the conversation could not be created.
+        anyio.ClosedResourceError: the client is closed, or was before the conversation was opened.
     """
     async with WorldFor(client) as world:
         function = partial(core.run_session, provider, client=world.client, conversation=conversation)
