@@ -241,6 +241,9 @@ async def test_what_nobody_can_send_is_raised_and_nothing_is_sent() -> None:
                 await trioprov.gather(QUESTION, emulators.providers, **options)  # pyright: ignore
         with pytest.raises(ValueError, match="on_error"):
             trioprov.fan_out(QUESTION, emulators.providers, on_error="stop")  # pyright: ignore[reportArgumentType]
+        for deadlines in (30, 0, {"total": 30}):
+            with pytest.raises(TypeError, match="deadlines"):
+                await trioprov.gather(QUESTION, emulators.providers, deadlines=deadlines)  # pyright: ignore
         with pytest.raises(TypeError):
             await trioprov.gather(QUESTION, ["h2o"])  # pyright: ignore[reportArgumentType]
         assert all(emulator.requests == () for emulator in emulators.all)

@@ -346,6 +346,8 @@ async def test_wrong_values_raise_at_entry_and_send_nothing(service: type[Provid
                 {"stream": True},
                 {"temperature": -1},
                 {"max_tokens": 1.5},
+                {"deadlines": 30},
+                {"deadlines": 0},
             ]
             for wrong in refused:
                 with pytest.raises((TypeError, ValueError)):

@@ -17,7 +17,7 @@ from ._outcomes import CleanupReport
 from ._owner import Owner
 from ._reply import Reply
 from ._session import Session
-from ._transcript import Answer, Deadlines, Transcript
+from ._transcript import Answer, Deadlines, Transcript, checked_deadlines
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 
@@ -49,7 +49,7 @@ class Lane:
         self.index = index
         self.provider = provider
         self._owner = Owner(provider, client, gate=gate, one_turn=True)
-        self._transcript = Transcript(deadlines or Deadlines(), client.max_reply_bytes, log)
+        self._transcript = Transcript(checked_deadlines(deadlines), client.max_reply_bytes, log)
         # What one provider refuses is that lane's error, so it stands where an answer would.
         self._refused = options if isinstance(options, Exception) else None
         self._rejected: Exception | None = None

@@ -17,7 +17,7 @@ from ._exits import cleanup_failed, waits
 from ._outcomes import FAILED, CleanupReport
 from ._owner import Owner
 from ._reply import Reply
-from ._transcript import Deadlines, Transcript
+from ._transcript import Deadlines, Transcript, checked_deadlines
 from ._turn import Turn
 from .providers import Message, Messages, Provider, checked_messages
 
@@ -82,7 +82,7 @@ class Session:
         checked = checked_messages(messages)
         self.provider.prompt(self.conversation, checked)
         options = self.provider.options(parameters)
-        return _Asking(self, checked, options, deadlines)
+        return _Asking(self, checked, options, checked_deadlines(deadlines))
 
     def keep(self) -> Conversation:
         """Do not delete the conversation at the end; returns it, to be continued or deleted later.
@@ -138,9 +138,7 @@ def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> 
 class _Asking(AbstractAsyncContextManager[Reply, None]):
     """``async with session.ask(…)``."""
 
-    def __init__(
-        self, session: Session, messages: Any, options: Mapping[str, Any], deadlines: Deadlines | None
-    ) -> None:
+    def __init__(self, session: Session, messages: Any, options: Mapping[str, Any], deadlines: Deadlines) -> None:
         self._session = session
         self._messages = messages
         self._options = options
@@ -179,10 +177,10 @@ def asked(
     owner: Owner,
     messages: Sequence[Message],
     options: Mapping[str, Any],
-    deadlines: Deadlines | None,
+    deadlines: Deadlines,
 ) -> tuple[Reply, Turn]:
     """Hand a checked question to the owner; not a checkpoint."""
-    transcript = Transcript(deadlines or Deadlines(), owner.client.max_reply_bytes)
+    transcript = Transcript(deadlines, owner.client.max_reply_bytes)
     turn = Turn(transcript, messages, options)
     owner.submit(turn)
     return Reply(owner.provider, session, transcript), turn

@@ -58,6 +58,19 @@ class Deadlines:
                 raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
 
 
+def checked_deadlines(deadlines: Deadlines | None) -> Deadlines:
+    """What was given, or the default.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    if deadlines is None:
+        return Deadlines()
+    if not isinstance(deadlines, Deadlines):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"deadlines must be a Deadlines or None, not {type(deadlines).__name__}")
+    return deadlines
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A whole reply as a value.
