@@ -11,6 +11,7 @@ import math
 import ssl
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ import trustme
 
 import trioprov
 from trioprov import AllenAI, CleanupFailed, H2o, OpenAssistant
+from trioprov._journal._presence import Presence
 from trioprov.providers import Provider
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
@@ -500,6 +502,18 @@ async def test_a_cancelled_client_closes_its_connections_all_the_same_but_waits_
         begun = trio.current_time()
     assert connections.closed is closed
     assert trio.current_time() - begun < 2
+
+
+async def test_a_transport_that_cannot_be_closed_does_not_keep_the_journal_open(tmp_path: Path) -> None:
+    class Broken(httpx.MockTransport):
+        async def aclose(self) -> None:
+            raise OSError("no")
+
+    broken = Broken(lambda _: httpx.Response(503))
+    with pytest.raises(OSError, match="no"):
+        async with trioprov.open_client(journal=tmp_path / "owed.db", transport=broken) as client:
+            await trioprov.gather(QUESTION, [H2o(base_url="http://mock.test")], client=client)
+    assert not Presence.known(tmp_path / "owed.db")
 
 
 # -- Blocks ------------------------------------------------------------------------------------------------------------

@@ -187,11 +187,13 @@ class Client:
         for tenant in tuple(self._tenants):
             tenant.abandon()
         interrupt = await self._settled(trio.current_time() + 1.0) or interrupt
-        await self.aclose_connections()
-        if self.ledger is not None:
-            self.ledger.close()
-        if interrupt is not None:
-            raise interrupt
+        try:
+            await self.aclose_connections()
+        finally:  # a transport of somebody else's may fail
+            if self.ledger is not None:
+                self.ledger.close()
+            if interrupt is not None:
+                raise interrupt
 
     async def _settled(self, deadline: float) -> KeyboardInterrupt | None:
         """Wait for all tenants; the main task is interrupted even where it is protected, so it waits on."""
