@@ -470,6 +470,28 @@ async def test_h2o_a_create_that_a_gateway_answered_with_an_error_is_recovered(s
         assert steps(emulator) == ["settings", "create", "delete_all"]
 
 
+@pytest.mark.parametrize("status", [503, 521, 523, 525, 526])
+@pytest.mark.parametrize("cls", [OpenAssistant, AllenAI])
+async def test_a_create_that_by_its_gateways_word_never_reached_the_server_owes_nothing(
+    cls: type[Provider], status: int
+) -> None:
+    async with open_emulator(cls, faults=[Fault(on=CREATE[cls.name], status=status)]) as emulator:
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider])
+        assert isinstance(answer.error, trioprov.ProviderError)
+        assert answer.cleanup is not None
+        assert answer.cleanup.outcome == "nothing_owed"
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520, 522, 524])
+@pytest.mark.parametrize("cls", [OpenAssistant, AllenAI])
+async def test_a_create_whose_answer_a_gateway_has_lost_is_lost(cls: type[Provider], status: int) -> None:
+    async with open_emulator(cls, faults=[Fault(on=CREATE[cls.name], status=status)]) as emulator:
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider])
+        assert isinstance(answer.error, trioprov.ProviderError)
+        assert answer.cleanup is not None
+        assert answer.cleanup.outcome == "lost"
+
+
 async def test_h2o_what_precedes_the_create_is_not_waited_for() -> None:
     async with open_emulator(H2o, faults=[Fault(on="settings", hang=True)]) as emulator:
         with within(5):
@@ -716,7 +738,9 @@ async def test_open_assistant_what_nobody_wants_any_more_is_not_sent_when_a_conn
         assert_no_orphans(emulator)
 
 
+@pytest.mark.parametrize("status", [504, 522, 524])  # RFC 9110's, and those of Cloudflare
 async def test_h2o_what_a_gateway_has_not_waited_for_is_deleted_once_more_after_a_while(
+    status: int,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     alive: list[float] = []
@@ -724,7 +748,7 @@ async def test_h2o_what_a_gateway_has_not_waited_for_is_deleted_once_more_after_
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/conversation":
             alive.append(trio.current_time() + 1)
-            return httpx.Response(504, text="upstream timed out")
+            return httpx.Response(status, text="upstream timed out")
         if request.url.path == "/conversations":
             alive[:] = [since for since in alive if since > trio.current_time()]
         return httpx.Response(200, json={"type": "success"})

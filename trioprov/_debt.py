@@ -20,6 +20,7 @@ from ._errors import (
 )
 from ._journal import Ledger
 from ._outcomes import FAILED, CleanupReport, Outcome
+from ._retry import GAVE_UP_WAITING, NEVER_REACHED
 from ._transport import Transport
 from .providers import Provider, Steps
 
@@ -173,13 +174,14 @@ class Debt:
         """A create was answered (or not: ``status`` is `None`): without an id, it may have happened all the same.
 
         A redirection or a 4xx created nothing, and what was never sent neither; a 5xx may come from a gateway that
-        lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done: it is believed
-        where doubting it could not help.
+        lost the answer, and a 2xx that names no id created something. A 503 says that nothing was done, and so does a
+        gateway that never reached the server: they are believed where doubting them could not help.
         """
         # A gateway that has waited for too long says nothing of whether the server behind it is still at it.
-        self._unanswered = sent and (status == 504 or (status is None and not broke))
+        self._unanswered = sent and (status in GAVE_UP_WAITING or (status is None and not broke))
         if self.conversation.id is None and sent:
-            refused = status is not None and (300 <= status < 500 or (status == 503 and not self._recoverable()))
+            undone = status == 503 or status in NEVER_REACHED
+            refused = status is not None and (300 <= status < 500 or (undone and not self._recoverable()))
             self._doubtful = not refused
 
     def forecast(self) -> CleanupReport:

@@ -14,6 +14,15 @@ from ._errors import (
     RemoteProtocolError,
 )
 
+# What a gateway says in the server's place: statuses of RFC 9110 (15.6.3, 15.6.5), and Cloudflare's own (its page
+# "Cloudflare 5xx errors": developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/).
+GAVE_UP_WAITING = frozenset({504, 522, 524})
+"""The server has the request, or may have, and may still be at it."""
+ANSWER_LOST = GAVE_UP_WAITING | {502, 520}
+"""The same, or it answered with what the gateway could not read."""
+NEVER_REACHED = frozenset({521, 523, 525, 526})
+"""There was no connection to the server, so nothing can have happened on it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
