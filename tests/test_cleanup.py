@@ -519,6 +519,15 @@ async def test_h2o_a_generation_that_was_refused_is_not_told_to_stop() -> None:
         assert steps(emulator) == ["settings", "create", "generate", "delete"]
 
 
+@pytest.mark.parametrize("status", [502, 504, 520, 522, 524])
+async def test_h2o_a_generation_whose_answer_a_gateway_has_lost_is_told_to_stop(status: int) -> None:
+    async with open_emulator(H2o, faults=[Fault(on="generate", status=status)]) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            with pytest.raises(trioprov.ProviderError):
+                await said(session)
+        assert steps(emulator) == ["settings", "create", "generate", "stop", "delete"]
+
+
 async def test_h2o_a_generation_that_was_never_asked_for_is_not_told_to_stop() -> None:
     seen: list[str] = []
 

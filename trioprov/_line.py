@@ -13,6 +13,7 @@ from . import _flow
 from ._client import Client, Gate
 from ._debt import Debt
 from ._errors import TrioprovError
+from ._retry import ANSWER_LOST
 from ._transport import Exchange
 from .providers import Request, Response, Steps, Stream
 
@@ -139,7 +140,8 @@ class Line:
                     self._debt.provider, stream.request, self._exchange, receive
                 )
             finally:
-                if response is not None or not self._exchange.sent:
+                refused = response is not None and response.status not in ANSWER_LOST
+                if refused or not self._exchange.sent:
                     self._debt.remember(before)
             if response is not None:
                 self._status = response.status
