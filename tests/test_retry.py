@@ -159,6 +159,16 @@ async def test_a_create_that_may_have_happened_is_not_sent_twice(service: type[P
         assert len([request for request in emulator.requests if request.step == fault.on]) == 1
 
 
+@pytest.mark.parametrize("step", ["prompter", "assistant"])
+@pytest.mark.parametrize("status", [502, 504, 520, 522, 524, 200])  # of a gateway, and of a server that says no id
+async def test_what_may_be_said_only_once_is_not_said_again_if_its_answer_was_lost(step: str, status: int) -> None:
+    async with open_emulator(OpenAssistant, faults=[Fault(on=step, status=status)]) as emulator:
+        with pytest.raises(trioprov.TrioprovError):
+            await answered(emulator.provider)
+        assert [request.step for request in emulator.requests].count(step) == 1
+        assert_no_orphans(emulator)
+
+
 @pytest.mark.parametrize("path", ["/api/chat/prompter_message", "/api/chat/assistant_message"])
 async def test_what_may_be_said_only_once_is_said_again_if_it_never_left(path: str) -> None:
     class Unreachable(httpx.AsyncHTTPTransport):

@@ -208,8 +208,10 @@ class Line:
             broke = True
             raise
         finally:
-            once = request.must_answer or request.once
-            self._lost_answer = once and self._exchange.sent and self._status is None
+            # A 2xx is none yet: what is in it may be of no use. If it is, more is said, and that counts then.
+            status = self._status
+            unheard = self._exchange.sent and (status is None or status < 300 or status in ANSWER_LOST)
+            self._lost_answer = unheard and (request.must_answer or request.once)
             if request.creates:
                 self._debt.create_ended(sent=self._exchange.sent, status=self._status, broke=broke)
             self._request = None
