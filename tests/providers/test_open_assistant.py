@@ -378,7 +378,9 @@ class TestEvents:
             ({"a": 1}, ProviderError, "{'a': 1}"),
         ],
     )
-    @pytest.mark.parametrize("message_of", [None, {"state": "aborted_by_worker", "content": None}])
+    @pytest.mark.parametrize(
+        "message_of", [None, {"state": "aborted_by_worker", "content": None}, {"state": "complete", "content": "a"}]
+    )
     def test_an_error_is_the_end_and_nothing_can_be_built_on_it(
         self, error: Any, kind: type[ProviderError], message: str, message_of: Any
     ) -> None:
@@ -402,9 +404,10 @@ class TestEvents:
 
     @pytest.mark.parametrize("message", [None, {}, {"content": None}, {"content": 5}, "x", []])
     def test_a_complete_answer_without_content_breaks_the_protocol(self, message: Any) -> None:
-        events, _ = read(sse({"event_type": "message", "message": message}))
+        events, decoder = read(sse({"event_type": "message", "message": message}))
         assert isinstance(events[-1], Finish)
         assert isinstance(events[-1].error, RemoteProtocolError)
+        assert not decoder.conversation.started
 
     def test_a_queue_without_numbers_is_a_queue(self) -> None:
         assert read(sse({"event_type": "pending"}))[0][0] == Queued(0, None)

@@ -79,7 +79,8 @@ class OpenAssistantDecoder(Decoder):
                 events += self.read({"state": "complete", "content": said.message and said.message.content})
                 return
             elif kind == "error":
-                self.conversation = settled(self.conversation, said.message and said.message.state)
+                # Whatever state its message is in: what was reported as a failure is no answer to build upon.
+                self.conversation = self.conversation.replace(pending=None)
                 events.append(Finish("error", _failure(said.error)))
                 return
 
@@ -88,10 +89,11 @@ class OpenAssistantDecoder(Decoder):
         state, content = message.get("state"), message.get("content")
         if state in ("pending", "in_progress"):
             return [Finish("error", IncompleteReply("the stream ended, and the service still works on the answer"))]
-        self.conversation = settled(self.conversation, state)
         if state == "complete" and isinstance(content, str):
+            self.conversation = settled(self.conversation, state)
             self.server_text = content
             return [Finish("stop")]
+        self.conversation = self.conversation.replace(pending=None)
         if state == "complete":
             return [Finish("error", RemoteProtocolError("the service completed an answer without content"))]
         return [Finish("error", ProviderError(f"the service ended the answer: {shortened(state, 60)}"))]
