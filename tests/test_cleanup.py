@@ -116,6 +116,49 @@ async def test_what_cannot_succeed_is_sent_once(cls: type[Provider], status: int
         assert caught.value.__cause__.status == status
 
 
+GATEWAYS: list[dict[str, Any]] = [
+    {
+        "status": 200,
+        "body": "<!doctype html><title>Sign in</title>",
+    },  # a login, where the session of another one is over
+    {"status": 200, "body": "<html></html>"},
+    {"status": 404, "body": "404 page not found\n"},  # Traefik's, while the server behind it is down
+    {"status": 404, "body": "<html><title>404 Not Found</title></html>"},
+]
+
+
+@pytest.mark.parametrize("fault", GATEWAYS)
+async def test_what_a_gateway_says_in_a_servers_place_confirms_nothing(
+    service: type[Provider], fault: dict[str, Any]
+) -> None:
+    async with open_emulator(service, faults=[Fault(on="delete", **fault)]) as emulator:
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider])
+        assert answer.text
+        assert answer.cleanup is not None
+        assert answer.cleanup.outcome == "owed"
+        assert isinstance(answer.cleanup.error, trioprov.ProviderError)
+        assert len(emulator.conversations) == 1
+
+
+async def test_oa_a_gateways_404_does_not_say_that_a_chat_is_gone() -> None:
+    faults = [Fault(on="delete", status=502), Fault(on="chat", status=404, body="404 page not found\n")]
+    async with open_emulator(OpenAssistant, faults=faults) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            await said(session)
+        assert steps(emulator)[-3:] == ["delete", "chat", "delete"]
+        assert outcome(session) == "deleted"
+
+
+async def test_h2o_a_login_page_does_not_say_that_a_lost_create_was_recovered() -> None:
+    page = Fault(on="delete_all", status=200, body="<!doctype html><title>Sign in</title>")
+    faults = [Fault(on="create", lose_response=True), page]
+    async with open_emulator(H2o, faults=faults) as emulator:
+        (answer,) = await trioprov.gather(QUESTION, [emulator.provider])
+        assert answer.cleanup is not None
+        assert answer.cleanup.outcome == "owed"
+        assert len(emulator.conversations) == 1
+
+
 # -- H2o --------------------------------------------------------------------------------------------------------------
 
 

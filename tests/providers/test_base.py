@@ -669,6 +669,16 @@ class TestGone:
         for other in (Plain(cookies={"a": "2"}), Plain()):
             assert not other.gone(conversation, response)
 
+    @pytest.mark.parametrize(
+        "body", [b"404 page not found\n", b"default backend - 404", b"<html>404</html>", b" <!doctype"]
+    )
+    def test_a_404_of_a_gateway_s_own_is_not(self, body: bytes) -> None:
+        provider = Plain(cookies={"a": "1"})
+        conversation = Conversation(id="1", credential=provider.credential(Conversation(id="1")))
+        assert not provider.gone(conversation, Response(status=404, body=body))
+        for said in (b"", b"\n", b"{}", b'{"message":"no"}', b"null\n", b'"no"', b'{"message":"cut'):
+            assert provider.gone(conversation, Response(status=404, body=said))
+
     def test_unless_a_404_cannot_mean_anything_else(self) -> None:
         class Honest(Plain):
             not_found_is_gone = True

@@ -20,7 +20,7 @@ from ._decoder import Stream
 from ._messages import Message
 from ._olmo import OlmoDecoder
 from ._parameters import flag, integer, number, strings, text
-from ._refusal import code_word, parsed, plain_text, refusal, shortened
+from ._refusal import by_gateway, code_word, parsed, plain_text, refusal, shortened
 from ._steps import NewId, Response, Steps
 
 _SITE = "https://playground.allenai.org"
@@ -161,7 +161,7 @@ class AllenAI(Provider):
         for root in (conversation.id, *conversation.get("strays", ())):
             response = yield self.request(conversation, "DELETE", f"/v3/message/{quote(root, safe='')}")
             assert response is not None
-            if response.ok:
+            if response.ok and not by_gateway(response):
                 outcome = "deleted"
             elif not self.gone(conversation, response):
                 refused.append(response)
@@ -183,7 +183,7 @@ class AllenAI(Provider):
         if response.status == 400 and "Parent message" in message and message.endswith("not found"):
             return ConversationLost(f"the thread does not exist any more: {message}", status=400)
         if response.status == 404:
-            if "URL was not found" in message or response.body.lstrip().startswith(b"<"):
+            if "URL was not found" in message or by_gateway(response):
                 return InvalidRequest(
                     "the server has no /v4/message/stream: it is no olmo-api, or one from after October 2025",
                     status=404,

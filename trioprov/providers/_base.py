@@ -26,7 +26,7 @@ from ._address import checked_base_url, checked_headers, checked_url, is_credent
 from ._decoder import Decoder, Stream
 from ._messages import Message, last_user_run, roles
 from ._parameters import Check, Frozen, merged, text
-from ._refusal import reason, refusal
+from ._refusal import by_gateway, reason, refusal
 from ._steps import NewId, Request, Response, Steps
 
 USER_AGENT = f"trioprov/{__version__}"
@@ -242,8 +242,12 @@ class Provider(ABC):
         return hashlib.sha256(json.dumps(brought).encode()).hexdigest() if any(brought) else None
 
     def gone(self, conversation: Conversation, response: Response) -> bool:
-        """Whether the answer to a DELETE says that there is nothing to delete any more, and not: nothing of yours."""
-        return response.status == 404 and (self.not_found_is_gone or self.owns(conversation))
+        """Whether the answer to a DELETE says that there is nothing to delete any more, and not: nothing of yours.
+
+        Only the service knows that: a gateway's own 404, which is a page or plain text, does not say it.
+        """
+        mine = self.not_found_is_gone or self.owns(conversation)
+        return response.status == 404 and mine and not by_gateway(response)
 
     def owns(self, conversation: Conversation) -> bool:
         """Whether this provider, with this conversation, speaks as whoever created it."""

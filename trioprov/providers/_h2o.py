@@ -27,7 +27,7 @@ from ._base import Provider
 from ._decoder import Stream
 from ._messages import Message, instruction, roles
 from ._parameters import flag, integer, number, strings, text
-from ._refusal import code_word, parsed, plain_text, refusal
+from ._refusal import by_gateway, code_word, parsed, plain_text, refusal
 from ._steps import NewId, Request, Response, Steps, given_id
 from ._tgi import TGIDecoder, said
 
@@ -215,7 +215,7 @@ class H2o(Provider):
                 yield self._stop_request(conversation)
         response = yield self.request(conversation, "DELETE", self._path(conversation))
         assert response is not None
-        if response.ok:
+        if response.ok and not by_gateway(response):
             return "deleted"
         if self.gone(conversation, response):
             return "already_gone"
@@ -280,4 +280,6 @@ class H2o(Provider):
 
 def _acted(response: Response) -> bool:
     """Whether SvelteKit did what a form asked: 200 or 303, by its reading of Accept, and a 200 may hold an error."""
-    return response.status == 303 or (response.ok and parsed(response).get("type") not in ("error", "failure"))
+    if response.status == 303:
+        return True
+    return response.ok and not by_gateway(response) and parsed(response).get("type") not in ("error", "failure")

@@ -29,7 +29,7 @@ from ._decoder import Decoder, Stream
 from ._messages import Message, inst, roles
 from ._oasst import OpenAssistantDecoder, settled
 from ._parameters import integer, number, refused, text
-from ._refusal import parsed, refusal, shortened
+from ._refusal import by_gateway, parsed, refusal, shortened
 from ._steps import NewId, Pause, Response, Steps
 
 # How often a message that somebody else reads, or nobody any more, is looked at, in seconds.
@@ -250,7 +250,7 @@ class OpenAssistant(Provider):
                 yield from self._previous_answer(conversation)
         response = yield self.request(conversation, "DELETE", "/api/chat", query={"chat_id": conversation.id})
         assert response is not None
-        if response.ok:
+        if response.ok and not by_gateway(response):
             return "deleted"
         # Another account's chat is "not found" as well, so that proves nothing unless the account is the same.
         if response.status >= 500 and (yield from self._gone(conversation)) and self.owns(conversation):
@@ -261,7 +261,7 @@ class OpenAssistant(Provider):
         query = {"chat_id": conversation.id or ""}
         response = yield self.request(conversation, "GET", "/api/chat", query=query)
         assert response is not None
-        return response.status == 404
+        return response.status == 404 and not by_gateway(response)
 
     def refusal(self, response: Response) -> ProviderError:
         """A 403 has no body here, and means that nobody is logged in, or somebody banned."""

@@ -14,6 +14,7 @@ _VISIBLE = string.ascii_letters + string.digits + string.punctuation
 
 # For servers that say no more than a status.
 _UNSAID = {
+    200: "somebody on the way has answered with a page: check base_url, or who you are to it",
     401: "the server does not know who is asking: credentials are missing or not accepted",
     403: "the server does not let these credentials do that",
     404: "the server has nothing there: check base_url",
@@ -56,6 +57,18 @@ def reason(response: Response) -> tuple[str | None, str]:
     fields = cast("dict[str, Any]", error) if isinstance(error, dict) else body
     said = next((fields[name] for name in ("message", "detail", "error") if fields.get(name)), "")
     return code_word(fields.get("code")), shortened(said)
+
+
+def by_gateway(response: Response) -> bool:
+    """Whether somebody on the way seems to have answered in the service's place: a gateway, or a login.
+
+    They do so with a page, or with a refusal in plain text (Traefik's "404 page not found", when the server behind it
+    is down), where a service has JSON or nothing.
+    """
+    body = response.body.strip()
+    if response.ok:
+        return body.startswith(b"<")
+    return body != b"" and not body.startswith((b"{", b"[", b'"', b"null"))
 
 
 def parsed(response: Response) -> dict[str, Any]:
