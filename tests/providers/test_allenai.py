@@ -308,6 +308,14 @@ class TestLines:
     def test_what_comes_after_the_end_is_ignored(self) -> None:
         assert read(HELLO + b"nonsense\n" + HELLO)[0] == read(HELLO)[0]
 
+    @pytest.mark.parametrize("size", [4096, 2**24])
+    def test_the_last_line_may_repeat_the_log_probabilities_of_a_long_answer(self, size: int) -> None:
+        """As many as can be asked for: ten for each of 2,048 tokens (``create_output_from_chunks`` in olmo-api)."""
+        probability = {"token_id": 100_000, "text": "\U0001f324", "logprob": -12.345678901234567}
+        data = lines(tree(), chunk("a"), tree("a", logprobs=[[probability] * 10] * 2048))
+        assert len(data) > 2**20
+        assert read(data[at : at + size] for at in range(0, len(data), size))[0] == ["a", Finish("stop")]
+
     def test_lines_of_other_types_are_passed_over(self) -> None:
         more = lines(
             tree(), {"type": "end", "message": "msg_A"}, {"type": "x", "content": "y"}, {}, chunk("a"), tree("a")

@@ -198,6 +198,20 @@ def test_an_event_or_a_line_over_the_limit_raises_however_it_comes(
         deque(values.receive_data(stream[at : at + size]) for at in range(0, len(stream), size))
 
 
+@pytest.mark.parametrize("size", [65536, 2**23])
+def test_a_line_may_have_as_many_bytes_as_it_is_told(size: int) -> None:
+    text = "x" * 2**21
+    stream = msgspec.json.encode(Sample(text=text)) + b"\n"
+    for limit in (len(stream) - 1, len(stream) - 2):
+        values = NDJSONValues(Sample, max_line=limit)
+        got = (value for at in range(0, len(stream), size) for value in values.receive_data(stream[at : at + size]))
+        if limit == len(stream) - 1:
+            assert list(got) == [Sample(text=text)]
+        else:
+            with pytest.raises(RemoteProtocolError, match=str(limit)):
+                list(got)
+
+
 def test_the_end_discards_an_event_that_has_begun_and_gives_a_line_that_has_no_end() -> None:
     events = SSEValues(Sample)
     assert list(events.receive_data(b"data:{}\n\ndata:{}")) == [Sample()]

@@ -17,6 +17,9 @@ from ._steps import given_id
 # Deeper than any thread of an answer; a hostile server could nest for ever.
 _DEPTH = 100
 
+# The last line repeats all log probabilities: at most ten for each of 2,048 tokens, some hundred bytes each.
+_LONGEST = 4 * 1024 * 1024
+
 _REASONS: dict[object, FinishReason] = {None: "stop", "stop": "stop", "length": "length"}
 
 
@@ -54,7 +57,7 @@ class OlmoDecoder(Decoder):
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__(conversation)
-        self._lines = NDJSONValues[_Line | _Chunk](_Line, plain=_Chunk)
+        self._lines = NDJSONValues[_Line | _Chunk](_Line, plain=_Chunk, max_line=_LONGEST)
         self._begun = False
         self._failure: ProviderError | None = None
         self._too_long = False

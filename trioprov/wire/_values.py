@@ -118,11 +118,12 @@ class NDJSONValues(_Values[T]):
     Args:
         type_: what the texts are, as for `reader`.
         plain: what nearly all of them are, and cheaper to read; a block with one that is not is read as ``type_``.
+        max_line: how many bytes a line may have; no fewer than by default.
     """
 
-    def __init__(self, type_: type[T], plain: type[T] | None = None) -> None:
+    def __init__(self, type_: type[T], plain: type[T] | None = None, *, max_line: int = DEFAULT_MAX) -> None:
         super().__init__(type_, plain)
-        self._lines = NDJSONDecoder()
+        self._lines = NDJSONDecoder(max_line=max_line)
 
     def receive_eof(self) -> Iterable[T]:
         """The value of the last line, if it has no end and is not blank; iterate once.
