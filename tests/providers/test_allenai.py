@@ -250,6 +250,7 @@ STREAMS = {
     "length and cut": lines(tree(), chunk("a"), failed("length"))[:-1],
     "cut": lines(tree(), chunk("a"), chunk("b"))[:-5],
     "nonsense": lines(tree(), chunk("a")) + b"nonsense\n" + HELLO,
+    "nulls": lines(tree(), chunk("a", type=None, id=None, role=None, children=None, error=None), tree("a")),
     "another root": lines(short(root="msg_X"), chunk("a"), short("a", root="msg_X", finish_reason="stop")),
 }
 
@@ -315,6 +316,9 @@ class TestLines:
         data = lines(tree(), chunk("a"), tree("a", logprobs=[[probability] * 10] * 2048))
         assert len(data) > 2**20
         assert read(data[at : at + size] for at in range(0, len(data), size))[0] == ["a", Finish("stop")]
+
+    def test_null_is_as_good_as_not_there(self) -> None:
+        assert read(STREAMS["nulls"])[0] == ["a", Finish("stop")]
 
     def test_lines_of_other_types_are_passed_over(self) -> None:
         more = lines(

@@ -24,7 +24,7 @@ _REASONS: dict[object, FinishReason] = {None: "stop", "stop": "stop", "length": 
 
 
 class _Line(msgspec.Struct, gc=False):
-    """What is looked at of any line. What it may be is not checked here; whether it is there can matter."""
+    """What is looked at of any line. What it may be is not checked here; null is as good as not there."""
 
     content: Any = None
     error: Any = None
@@ -32,10 +32,10 @@ class _Line(msgspec.Struct, gc=False):
     message: Any = None
     root: Any = None
     finish_reason: Any = None
-    type: Any = msgspec.UNSET
-    id: Any = msgspec.UNSET
-    role: Any = msgspec.UNSET
-    children: Any = msgspec.UNSET
+    type: Any = None
+    id: Any = None
+    role: Any = None
+    children: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -84,12 +84,11 @@ class OlmoDecoder(Decoder):
 
     def _line(self, line: _Line, events: list[Event]) -> bool:
         """Take one line; true if it was the last."""
-        unset = msgspec.UNSET
-        if line.children is not unset or (line.id is not unset and line.role is not unset):
+        if line.children is not None or (line.id is not None and line.role is not None):
             return self._tree(msgspec.structs.asdict(line), events)
         if line.error is not None:
             self._error(line)
-        elif line.type is unset:
+        elif line.type is None:
             if isinstance(line.content, str) and line.content:
                 events.append(line.content)
         elif line.type == "start":  # sent for some months of 2025, before the tree
