@@ -192,6 +192,26 @@ async def test_a_full_disk_is_told_and_the_conversation_is_deleted(start: Start)
         assert_no_orphans(emulator)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+async def test_a_full_disk_is_told_by_every_command_and_emulators_serve_all_the_same(start: Start) -> None:
+    async with await trio.open_file("/dev/full", "wb") as full:
+        process = await start("providers", stdout=full.wrapped)
+        stderr = await rest(process.stderr)
+        assert await process.wait() == 1
+        assert stderr.startswith("trioprov: the list could not be written: [Errno 28]")
+        assert quiet(stderr)
+        process = await start("emulate", "h2o", stdout=full.wrapped)
+        assert process.stderr is not None
+        stderr = ""
+        while "serving until Ctrl-C\n" not in stderr:
+            stderr += (await process.stderr.receive_some()).decode() or "it ended before serving until Ctrl-C\n"
+        assert re.match(r"trioprov: h2o: http://127\.0\.0\.1:\d+ .*\[Errno 28\]", stderr)
+        process.send_signal(signal.SIGINT)
+        stderr = await rest(process.stderr)
+        assert await process.wait() == 130
+        assert stderr == "trioprov: h2o: nothing is left\n"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 async def test_a_signal_stops_it_with_the_conversations_deleted(
     number: signal.Signals, status: int, start: Start, until: Until

@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -56,7 +55,9 @@ def providers(arguments: argparse.Namespace, voice: Voice) -> int:
                 print(f"  {field:<14}  {value}")
             print()
         sys.stdout.flush()
-    except BrokenPipeError:  # somebody has seen enough
+    except OSError as exc:
+        if not isinstance(exc, BrokenPipeError):  # else somebody has seen enough
+            voice.say(f"trioprov: the list could not be written: {exc}")
         return 1
     return 0
 
@@ -140,8 +141,11 @@ async def _serve_all(
                     problem = f"the emulator of {name} cannot listen on port {port}: {exc.strerror or exc}"
                 if problem:
                     break
-                with suppress(BrokenPipeError):  # nobody reads, but somebody may ask
+                try:
                     _introduce(emulators[-1])
+                except OSError as exc:  # nobody reads, but somebody may ask
+                    if not isinstance(exc, BrokenPipeError):
+                        voice.say(f"trioprov: {name}: {emulators[-1].url} (which could not be written: {exc})")
             else:
                 voice.say("trioprov: serving until Ctrl-C")
                 await trio.sleep_forever()
