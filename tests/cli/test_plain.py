@@ -95,6 +95,36 @@ def test_what_a_provider_refuses_is_its_lanes_error(run: Run) -> None:
     assert "== Ai2 Playground" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("closed", "status", "out", "err"),
+    [("0<&-", 0, "Sunlight looks", "None is left"), ("2>&-", 0, "Sunlight looks", ""), ("1>&-", 1, "", "None is left")],
+)
+@pytest.mark.parametrize("output", ["--plain", "--json"])
+def test_who_has_closed_a_standard_stream_does_without_it_and_the_conversation_is_deleted(
+    closed: str, status: int, out: str, err: str, output: str, environment: Mapping[str, str]
+) -> None:
+    ask = ["ask", "hi", "-p", "allenai", "--emulated", output]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, *ask],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == status
+    assert out in (done.stdout if output == "--plain" else "".join(re.findall('"text": "(.*?)"', done.stdout)))
+    assert err in done.stderr
+    assert ("could not be written" in done.stderr) == (closed == "1>&-")
+    assert quiet(done.stderr)
+
+
+def test_a_prompt_from_a_closed_standard_input_is_empty(environment: Mapping[str, str]) -> None:
+    command = ["sh", "-c", 'exec "$@" 0<&-', "sh", *COMMAND, "ask", "-", "--emulated"]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (2, "trioprov: error: the prompt is empty\n")
+
+
 @pytest.mark.parametrize("name", ["h2o", "allenai"])
 def test_a_server_that_is_not_there_is_told_with_advice(name: str, run: Run) -> None:
     done = run("ask", "hi", "-p", name, "--base-url", "http://127.0.0.1:9")

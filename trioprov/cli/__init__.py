@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -51,6 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         voice.stop_listening()
         _flush()
+
+
+def _open_closed() -> None:
+    """Take the place of a standard stream that whoever started us has closed, before a socket or a journal does.
+
+    It can be read, to its end at once, but not written: what is lost is told as on a full disk.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDONLY), closefd=False))  # noqa: SIM115
 
 
 def _flush() -> None:
