@@ -91,6 +91,7 @@ def test_values_by_name_go_to_their_providers() -> None:
         (["hi", "-p", "h2o", "--base-url", "localhost"], "h2o: base_url must be a URL"),
         (["hi", "--emulated", "--base-url", "h2o=http://x"], "--base-url does not go with --emulated"),
         (["hi", "-p", "h2o", "--proxy", "ftp://x"], "proxy must be a URL"),
+        (["hi", "-p", "h2o", "--proxy", ""], "--proxy: the value is empty"),
         (["hi", "-o", "max_tokens"], "must be KEY=VALUE"),
         (["hi", "-o", "=1"], "must be KEY=VALUE"),
         (["hi", "-o", "stop=a", "-o", "stop=b"], '-o \'stop=["a", "b"]\''),

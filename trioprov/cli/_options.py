@@ -140,6 +140,9 @@ def _providers(arguments: argparse.Namespace) -> tuple[list[Provider], Mapping[s
     """One for each lane, and why others were left out if nobody chose."""
     for name in arguments.providers:
         known(name, "-p")
+    proxy: str | None = arguments.proxy
+    if proxy == "":  # as from a variable that is not set: nobody wants to be seen without it
+        raise UsageError("--proxy: the value is empty")
     base_urls = named("--base-url", arguments.base_urls)
     cookies = named("--cookies", arguments.cookies, typos=False)
     names, unasked = _asked(arguments, [name for name, _ in base_urls if name], bool(cookies))
@@ -150,7 +153,7 @@ def _providers(arguments: argparse.Namespace) -> tuple[list[Provider], Mapping[s
     for name, model, url, jar in zip(names, models, urls, jars, strict=True):
         fields: dict[str, Any] = {"cookies": jar} if jar is not None else {}
         try:
-            providers.append(load(name)(model=model or "", base_url=url or "", proxy=arguments.proxy or None, **fields))
+            providers.append(load(name)(model=model or "", base_url=url or "", proxy=proxy, **fields))
         except (TypeError, ValueError) as exc:
             raise UsageError(f"{name}: {exc}") from exc
     return providers, unasked
