@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -126,6 +128,12 @@ def test_parameters_are_json_where_they_can_be() -> None:
         "user": "Ann=1",
         "plain": "yes",
     }
+
+
+def test_a_prompt_in_utf_8_is_one_in_every_locale(environment: dict[str, str]) -> None:
+    environment.update(LC_ALL="C", PYTHONUTF8="0")
+    script = "import sys; from trioprov.cli._options import _prompt; sys.exit(_prompt(sys.argv[1:]) != 'caf\\xe9')"
+    subprocess.run([sys.executable, "-c", script, "café"], env=environment, check=True, timeout=30)
 
 
 def test_what_only_some_providers_refuse_is_no_usage_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -174,11 +175,14 @@ def _prompt(words: Sequence[str]) -> str:
 
 
 def _utf8(what: str, text: str) -> str:
-    # Arguments that are not text arrive with surrogates in them, which no request can carry.
+    # What is no text in the locale's encoding arrives with surrogates in it, which no request can carry.
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{what} is not UTF-8 text") from None
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError:
+            raise UsageError(f"{what} is not UTF-8 text") from None
     return text
 
 
