@@ -159,7 +159,7 @@ def checked() -> Checked:
     def checked(output: str) -> list[Record]:
         assert output.endswith("\n")
         # Also for a terminal, and for those who take other characters for ends of lines.
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]", output)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", output)
         lines = output.removesuffix("\n").split("\n")
         records = [json.loads(line, object_pairs_hook=_unique, parse_constant=_no_number) for line in lines]
         for record in records:

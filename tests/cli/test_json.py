@@ -152,7 +152,7 @@ async def test_what_a_service_says_beside_the_answer_is_a_notice(run: Run, check
 async def test_what_a_server_sends_controls_no_terminal_breaks_no_line_and_is_whole(
     environment: dict[str, str], run: Run, checked: Checked
 ) -> None:
-    sent = 'x\x1b[31m\x9b2J\x7f\u202eabc\u202c a\u2028b\u2029c\x85d\r\n\x00"\\ 漢字👩‍🔬 \ufeff'
+    sent = 'x\x1b[31m\x9b2J\x7f\u202eabc\u202c\u2067i\u2069 a\u2028b\u2029c\x85d\r\n\x00"\\ 漢字👩‍🔬 \ufeff'
     environment["PYTHONIOENCODING"] = "latin-1"  # JSON is UTF-8 wherever it is written
     async with open_emulator(H2o, text=sent) as emulator:
         done = await arun(run, "ask", "hi", "-p", "h2o", "--base-url", emulator.url, "--json")

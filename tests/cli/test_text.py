@@ -12,6 +12,7 @@ from trioprov.cli._wrap import Wrapper
 def test_control_characters_are_written_out() -> None:
     assert clean("a\x1b[31mb\x9bc\x07\x08\x7f\rd\te\nf") == "a\\x1b[31mb\\x9bc\\x07\\x08\\x7f\\x0dd\te\nf"
     assert clean("\u202eabc \ud800") == "\\u202eabc \\ud800"
+    assert clean("\u2067abc \u2069") == "\\u2067abc \\u2069"
     assert clean("👩‍🔬 שלום 漢字 e\u0301") == "👩‍🔬 שלום 漢字 e\u0301"
 
 

@@ -14,7 +14,7 @@ from ._course import Course, Opened
 from ._output import Output
 
 # What may stand in JSON as it is, but not on a terminal (`_text`), or not within a line for everybody who splits them.
-_RISKY = re.compile("[\x7f-\x9f\u2028-\u202e]")
+_RISKY = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # Half a character, which UTF-8 cannot carry, nor strict readers accept as an escape.
 _HALF = re.compile("[\ud800-\udfff]")
 

@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 
-# C0 and C1 controls but for the line feed and the tab, DEL, the embeddings and overrides that reorder what stands
-# beside them, and surrogates, which cannot be encoded.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
+# C0 and C1 controls but for the line feed and the tab, DEL, the embeddings, overrides and isolates that reorder what
+# stands beside them, the next column too, and surrogates, which cannot be encoded.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _log = logging.getLogger("trioprov")
 
