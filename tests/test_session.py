@@ -628,6 +628,14 @@ async def test_nothing_is_owed_where_nothing_was_created() -> None:
         assert emulator.requests == ()
 
 
+async def test_a_question_that_a_server_repeats_may_be_longer_than_any_line_of_an_answer() -> None:
+    async with open_emulator(AllenAI, text="Fine.") as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            for _ in range(2):
+                assert (await said(session, "я" * 400_000)).text == "Fine."
+        assert_no_orphans(emulator)
+
+
 async def test_what_somebody_else_deleted_is_already_gone(service: type[Provider]) -> None:
     async with open_emulator(service) as emulator:
         async with trioprov.open_session(emulator.provider) as session:

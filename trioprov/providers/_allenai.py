@@ -131,10 +131,11 @@ class AllenAI(Provider):
         if conversation.id is not None and parent is None:
             # Without it the server would begin another thread.
             raise ConversationLost("the service did not say which of its messages this thread could be continued from")
+        prompt = self.prompt(conversation, messages)
         fields = [
             ("model", self.model),
             ("host", self.host or _HOSTS.get(self.model, _OTHER_HOST)),
-            ("content", self.prompt(conversation, messages)),
+            ("content", prompt),
             ("private", _written(self.private)),
         ]
         if parent is not None:
@@ -145,7 +146,7 @@ class AllenAI(Provider):
         request = self.request(
             conversation, "POST", "/v4/message/stream", multipart=fields, creates=conversation.id is None
         )
-        return Stream(request, OlmoDecoder(conversation))
+        return Stream(request, OlmoDecoder(conversation, prompt))
         yield
 
     def close(self, conversation: Conversation) -> Steps[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import msgspec
@@ -17,7 +18,8 @@ from ._steps import given_id
 # Deeper than any thread of an answer; a hostile server could nest for ever.
 _DEPTH = 100
 
-# The last line repeats all log probabilities: at most ten for each of 2,048 tokens, some hundred bytes each.
+# Bytes of a line, the question in it not counted. The last one repeats all log probabilities: at most ten for each of
+# 2,048 tokens, some hundred bytes each.
 _LONGEST = 4 * 1024 * 1024
 
 _REASONS: dict[object, FinishReason] = {None: "stop", "stop": "stop", "length": "length"}
@@ -53,11 +55,17 @@ class OlmoDecoder(Decoder):
 
     How it ended says the tree's assistant message; backends on Modal never fill in its ``finish_reason``, so "stop" is
     no mark of the end, and the second tree is. An error line other than ``length`` makes the end an error.
+
+    Args:
+        conversation: as it was before the question.
+        prompt: the question; both trees repeat it.
     """
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, prompt: str = "") -> None:
         super().__init__(conversation)
-        self._lines = NDJSONValues[_Line | _Chunk](_Line, plain=_Chunk, max_line=_LONGEST)
+        # However long it is, the line that repeats it must be read: it alone says what to delete.
+        room = _LONGEST + len(json.dumps(prompt))
+        self._lines = NDJSONValues[_Line | _Chunk](_Line, plain=_Chunk, max_line=room)
         self._begun = False
         self._failure: ProviderError | None = None
         self._too_long = False
