@@ -360,7 +360,7 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
 
         with pytest.raises(TypeError, match="async"):
             race(until=awaited)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="providers"):
+        with pytest.raises(TypeError, match="provider"):
             trioprov.race(QUESTION, ["h2o"])  # type: ignore[list-item]
         assert servers.all[0].requests == ()
 

@@ -357,9 +357,46 @@ async def test_wrong_values_raise_at_entry_and_send_nothing(service: type[Provid
                 with pytest.raises((TypeError, ValueError)):
                     async with session.ask(messages):  # pyright: ignore[reportArgumentType]
                         raise AssertionError
+            with pytest.raises(TypeError, match="deadlines must be"):
+                async with session.ask(QUESTION, deadlines=5):  # pyright: ignore[reportArgumentType]
+                    raise AssertionError
             assert len(emulator.requests) == before
             assert (await said(session)).text
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("wrong", [H2o, "h2o", None], ids=repr)
+async def test_what_is_no_provider_is_a_type_error_wherever_it_is_given(wrong: Any) -> None:
+    for enter in (
+        lambda: trioprov.open_session(wrong),
+        lambda: trioprov.open_reply(QUESTION, wrong),
+        lambda: trioprov.fan_out(QUESTION, [wrong]),
+        lambda: trioprov.race(QUESTION, [H2o(), wrong]),
+    ):
+        with pytest.raises(TypeError, match="a provider is an object"):
+            enter()
+    for call in (
+        lambda: trioprov.ask(QUESTION, wrong),
+        lambda: trioprov.gather(QUESTION, [wrong]),
+        lambda: trioprov.run_session(wrong),
+        lambda: trioprov.delete_conversation(wrong, {}),
+    ):
+        with pytest.raises(TypeError, match="a provider is an object"):
+            await call()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"client": trioprov.open_client()}, {"client": 5}, {"deadlines": 5}],
+    ids=["unentered", "client", "deadlines"],
+)
+async def test_what_is_no_client_and_no_deadlines_is_a_type_error_wherever_it_is_given(wrong: dict[str, Any]) -> None:
+    for enter in (trioprov.open_reply, trioprov.ask):
+        with pytest.raises(TypeError, match=r"(client|deadlines) must be"):
+            await cast("Any", enter(QUESTION, H2o(), **wrong))
+    for enter in (trioprov.fan_out, trioprov.race, trioprov.gather):
+        with pytest.raises(TypeError, match=r"(client|deadlines) must be"):
+            await cast("Any", enter(QUESTION, [H2o()], **wrong))
 
 
 async def test_after_a_failed_ask_the_session_can_be_asked_again(service: type[Provider]) -> None:

@@ -19,7 +19,7 @@ from ._reply import Reply
 from ._session import Session
 from ._transcript import Answer, Deadlines, Transcript, checked_deadlines
 from ._turn import Turn
-from .providers import Message, Messages, Provider, checked_messages
+from .providers import Message, Messages, Provider, checked_messages, checked_provider
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -157,8 +157,7 @@ def new_lanes(
     checked = checked_messages(messages)
     lanes: list[Lane] = []
     for index, provider in enumerate(providers):
-        if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"providers must be providers, not {type(provider).__name__}")
+        checked_provider(provider)
         options: Mapping[str, Any] | Exception
         try:
             provider.prompt(provider.new_conversation(), checked)
@@ -229,6 +228,6 @@ def open_reply(
         TypeError, ValueError: messages or parameters that cannot be sent.
     """
     checked = checked_messages(messages)
-    provider.prompt(provider.new_conversation(), checked)
+    checked_provider(provider).prompt(provider.new_conversation(), checked)
     options = provider.options(parameters)
     return _OpenReply(Lane(0, provider, client or private_client(), deadlines, checked, options))

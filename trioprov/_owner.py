@@ -67,6 +67,8 @@ class Owner(Tenant):
         gate: Gate | None = None,
         one_turn: bool = False,
     ) -> None:
+        if not isinstance(client, Client):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"client must be what open_client() gives when it is entered, not {type(client).__name__}")
         conversation = conversation or provider.new_conversation()
         theirs = conversation.id is not None and conversation.get("opened_by") != process()
         self.provider = provider

@@ -19,7 +19,7 @@ from ._owner import Owner
 from ._reply import Reply
 from ._transcript import Deadlines, Transcript, checked_deadlines
 from ._turn import Turn
-from .providers import Message, Messages, Provider, checked_messages
+from .providers import Message, Messages, Provider, checked_messages, checked_provider
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -154,8 +154,8 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
             raise trio.ClosedResourceError("this session is closed")
         if session._busy():  # pyright: ignore[reportPrivateUsage]
             raise trio.BusyResourceError("another reply of this session is open")
-        session._asking = True  # pyright: ignore[reportPrivateUsage]
         reply, self._turn = asked(session, owner, self._messages, self._options, self._deadlines)
+        session._asking = True  # pyright: ignore[reportPrivateUsage]
         await trio.lowlevel.cancel_shielded_checkpoint()  # the other half of a checkpoint, in which the owner begins
         return reply
 
@@ -192,8 +192,10 @@ def new_owner(
     """An owner that is not running yet.
 
     Raises:
+        TypeError: what is no provider.
         ValueError: the conversation is another provider's or another server's.
     """
+    checked_provider(provider)
     saved = None if conversation is None else Conversation(conversation)
     if saved is not None and (saved.provider, saved.base_url) != (provider.name, provider.base_url):
         raise ValueError(

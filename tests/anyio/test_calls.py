@@ -17,6 +17,7 @@ import anyio
 import httpx
 import pytest
 
+import trioprov as core
 import trioprov.anyio as trioprov
 from trioprov.anyio import H2o
 from trioprov.providers import Provider
@@ -119,9 +120,18 @@ def test_wrong_values_are_refused_on_entering(run: Run, emulated: Emulated) -> N
                 pass
         with pytest.raises(ValueError, match="cleanup_timeout"):
             trioprov.open_client(cleanup_timeout=0)
+        for wrong in (trioprov.open_client(), core.Client, 5):
+            with pytest.raises(TypeError, match="client must be"):
+                async with trioprov.open_session(emulator.provider, client=wrong):  # pyright: ignore[reportArgumentType]
+                    pass
+        with pytest.raises(TypeError, match="a provider is"):
+            await trioprov.ask(QUESTION, H2o)  # pyright: ignore[reportArgumentType]
         async with trioprov.open_session(emulator.provider) as session:
             with pytest.raises(TypeError):
                 session.ask(QUESTION, stream=True)
+            with pytest.raises(TypeError):
+                async with session.ask(QUESTION, deadlines=5):  # pyright: ignore[reportArgumentType]
+                    pass
             async with session.ask(QUESTION) as reply:
                 with pytest.raises(TypeError):
                     reply.subscribe(buffer=1.5)

@@ -35,7 +35,10 @@ class WorldFor(AbstractAsyncContextManager[World, None]):
     """
 
     def __init__(self, client: HasWorld | None = None, *, world: World | None = None, private: bool = True) -> None:
-        self._given = client._world if client is not None else world  # pyright: ignore[reportPrivateUsage]
+        self._given = getattr(client, "_world", None) if client is not None else world
+        if client is not None and not isinstance(self._given, World):
+            kind = type(client).__name__
+            raise TypeError(f"client must be what trioprov.anyio.open_client() gives when it is entered, not {kind}")
         self._private = private
         self._own: World | None = None
 

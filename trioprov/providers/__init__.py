@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._allenai import AllenAI as AllenAI
 from ._base import Provider as Provider
+from ._base import checked_provider as checked_provider
 from ._decoder import Decoder as Decoder
 from ._decoder import Stream as Stream
 from ._h2o import H2o as H2o

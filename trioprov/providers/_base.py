@@ -310,3 +310,14 @@ class Provider(ABC):
     def request_headers(self, conversation: Conversation) -> Mapping[str, str]:
         """What every request says besides: by default the user's cookies. Names are lower-case."""
         return _cookies.header(self._jar)
+
+
+def checked_provider(provider: object) -> Provider:
+    """The provider, if it is one.
+
+    Raises:
+        TypeError: it is not: a name, or the class itself.
+    """
+    if not isinstance(provider, Provider):
+        raise TypeError(f"a provider is an object such as H2o(), and not {type(provider).__name__}")
+    return provider
