@@ -68,6 +68,12 @@ def test_an_unknown_option_is_a_type_error() -> None:
         trioprov.open_client(timeout=3)  # pyright: ignore
 
 
+@pytest.mark.parametrize("wrong", [httpx.HTTPTransport(), httpx.AsyncHTTPTransport, 5], ids=["sync", "class", "number"])
+def test_a_transport_that_is_none_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="transport must be"):
+        trioprov.open_client(transport=wrong)
+
+
 async def test_an_endless_budget_is_one() -> None:
     async with open_emulator(H2o) as emulator:
         limits: Any = dict.fromkeys(NUMBERS[:4], math.inf)

@@ -311,7 +311,7 @@ def open_client(
 
     Raises:
         JournalError: on entering: the journal cannot be used.
-        TypeError: a limit that is not a number.
+        TypeError: a limit that is not a number, or a transport that is none.
         ValueError: a limit that is not more than 0.
     """
     if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]

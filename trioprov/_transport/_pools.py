@@ -82,6 +82,10 @@ class Pools:
     def __init__(
         self, transport: httpx.AsyncBaseTransport | None, verify: bool | ssl.SSLContext, trust_env: bool
     ) -> None:
+        # As httpx does, we take whatever does what a transport does; a class of them does not.
+        able = transport is None or callable(getattr(transport, "handle_async_request", None))
+        if not able or isinstance(transport, type):
+            raise TypeError(f"transport must be an httpx.AsyncBaseTransport, not {type(transport).__name__}")
         self._transport = transport
         self._verify = verify
         self._trust_env = trust_env
