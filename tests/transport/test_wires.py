@@ -315,6 +315,17 @@ async def test_receiving_is_a_checkpoint_and_loses_nothing(full: bool) -> None:
     wire.close()
 
 
+async def test_who_goes_on_with_a_closed_wire_is_told_so_and_is_in_nobodys_way() -> None:
+    for _ in range(2):
+        async with joined() as (wire, theirs, _):
+            await theirs.send_all(b"hi")
+            assert await receive_exactly(wire, 2) == b"hi"
+            wire.close()
+            for _ in range(2):
+                with pytest.raises(OSError, match="descriptor"), trio.fail_after(5):
+                    await wire.receive()
+
+
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="Python's ssl cannot ask for new keys; openssl's server can"
 )

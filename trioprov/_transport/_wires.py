@@ -135,6 +135,7 @@ class SocketWire(Wire):
         if self._sock.fileno() != -1:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
+            self._full = True  # whoever still asks is told so by the socket; trio would wait for a socket -1
 
 
 class TrioWire(Wire):
