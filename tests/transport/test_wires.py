@@ -186,6 +186,19 @@ async def test_bytes_that_are_forged_are_an_error() -> None:
             await wire.receive()
 
 
+async def test_what_came_before_forged_bytes_is_given_before_the_error() -> None:
+    async with joined() as (wire, theirs, below):
+        await theirs.send_all(b"tokens")
+        await below.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        await trio.sleep(0.01)
+        with trio.fail_after(5):
+            assert await wire.receive() == b"tokens"
+            assert not wire.is_quiet()
+            for _ in range(2):
+                with pytest.raises(ssl.SSLError):
+                    await wire.receive()
+
+
 async def test_we_say_that_we_close_and_what_is_half_said_is_no_end() -> None:
     async with joined() as (wire, theirs, _):
         wire.close()

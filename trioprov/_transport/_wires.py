@@ -188,6 +188,7 @@ class TLSWire(Wire):
         self._plain = b""  # what has come
         self._cipher = b""  # what is to be sent
         self._taken = 0  # how much of what was given to `send` is in it
+        self._failure: ssl.SSLError | None = None  # what is wrong with what came after `_plain`
         self._up = False  # until then, what comes is the handshake's
 
     async def handshake(self) -> None:
@@ -207,7 +208,7 @@ class TLSWire(Wire):
         self._decipher()
 
     def readable(self) -> Awaitable[None]:
-        if self._plain or self.clean:
+        if self._plain or self.clean or self._failure is not None:
             return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - it is awaited by who calls this
         if self._outgoing.pending and not self._taken:  # TLS has something to say of its own
             return self._said()
@@ -215,6 +216,8 @@ class TLSWire(Wire):
 
     def take(self) -> bytes | None:
         if not self._plain and not self.clean:
+            if self._failure is not None:
+                raise self._failure
             data = self._wire.take()
             if not data:
                 return data
@@ -238,7 +241,7 @@ class TLSWire(Wire):
         return taken
 
     def is_quiet(self) -> bool:
-        return not self._plain and not self.clean and self._wire.is_quiet()
+        return not self._plain and not self.clean and self._failure is None and self._wire.is_quiet()
 
     def say(self, data: bytes) -> None:
         pass  # nobody says anything over TLS that is not waited for
@@ -287,6 +290,10 @@ class TLSWire(Wire):
             pass
         except ssl.SSLZeroReturnError:
             self.clean = True
+        except ssl.SSLError as exc:
+            if not parts:
+                raise
+            self._failure = exc
         self._plain = parts[0] if len(parts) == 1 else b"".join(parts)
 
 
