@@ -449,6 +449,29 @@ async def test_an_answer_may_come_before_the_whole_question_was_sent(stays: bool
         assert (await client.get(f"{url}/hi")).text == "hi"
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_who_answers_before_the_end_of_the_question_may_hear_the_rest_of_it(tls: bool) -> None:
+    question, begun = b"x" * 15_000_000 + b"!", trio.Event()
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        heard = await stream.receive_some(100)
+        await stream.send_all(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nI \r\n")
+        await begun.wait()
+        while not heard.endswith(b"!"):
+            heard = await stream.receive_some(65536)
+            assert heard
+        await stream.send_all(b"3\r\nsee\r\n0\r\n\r\n")
+        await trio.sleep_forever()
+
+    server = Server()
+    server.serve = serve
+    async with Loopback(tls=tls)(server) as url, client_of() as client:
+        with trio.fail_after(10):
+            async with client.stream("POST", f"{url}/", content=question) as response:
+                begun.set()
+                assert await response.aread() == b"I see"
+
+
 async def test_a_question_that_is_larger_than_any_buffer_arrives_whole(network: Network) -> None:
     server = Server()
     async with network(server) as url, client_of() as client:

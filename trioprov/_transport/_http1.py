@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import cast
 
 import httpx
@@ -25,6 +24,8 @@ BODY = "trioprov.body"
 
 # Servers close idle connections after 5 s (node's default); one that is reused at that edge fails in 2-10 % of tries.
 KEEPALIVE = 3.0
+
+_NOTHING = memoryview(b"")
 
 
 class HTTP1Transport(httpx.AsyncBaseTransport):
@@ -149,6 +150,7 @@ class Answer(httpx.AsyncByteStream):
         self._wire = wire
         self._parser = parser
         self._block = b""
+        self._unsent = _NOTHING
         self._sent = False
         self._left = False
 
@@ -160,24 +162,33 @@ class Answer(httpx.AsyncByteStream):
 
     async def begin(self, data: bytes) -> None:
         """Send the request, and read until the answer's head is there."""
-        unsent = memoryview(data)
+        self._unsent = memoryview(data)
         parser = self._parser
         try:
-            with suppress(OSError):  # it may have answered before it closed; if not, reading tells
-                while unsent and parser.head is None:
-                    sent = await self._wire.send(unsent)
-                    unsent = unsent[sent:]
-                    if not sent:  # an answer that did not wait for the whole question
-                        await self._wire.readable()
-                        self._block = self._taken()
-            self._sent = not unsent
+            while self._unsent and parser.head is None:
+                await self._send()
             while parser.head is None:
                 await self._wire.readable()
                 self._block = self._taken()
         except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
             raise _as_httpx(exc) from exc
+        if parser.head.status >= 400:  # RFC 9112, 9.5: who is refused says no more
+            self._unsent = _NOTHING
         if parser.complete:
             self.leave()
+
+    async def _send(self) -> None:
+        """Send some of what is left of the request; or take what came of an answer that did not wait for all of it."""
+        try:
+            sent = await self._wire.send(self._unsent)
+            if sent:
+                self._unsent = self._unsent[sent:] or _NOTHING
+                self._sent = not self._unsent
+            else:
+                await self._wire.readable()
+                self._block = self._taken()
+        except OSError:  # it may have answered before it closed; if not, reading tells
+            self._unsent = _NOTHING
 
     async def receive(self) -> bytes:
         """The next piece of the body, all that one read brought; nothing at the end. Cancelled, it has lost nothing.
@@ -195,6 +206,10 @@ class Answer(httpx.AsyncByteStream):
             while not block and not parser.complete:
                 if parser.failure is not None:
                     raise parser.failure
+                if self._unsent:  # who answers before it has heard all may still want to hear the rest
+                    await self._send()
+                    block, self._block = self._block, b""
+                    continue
                 await wire.readable()
                 block = self._taken()
         except (Cut, NotHTTP, OSError, trio.ClosedResourceError) as exc:
