@@ -141,6 +141,13 @@ ANSWERS: dict[str, tuple[bytes, str, int, bytes, str]] = {
         b"",
         "reusable",
     ),
+    "a short answer after a long informational one": (
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\nHTTP/1.1 204 \r\n\r\n",
+        "GET",
+        204,
+        b"",
+        "reusable",
+    ),
     "a folded header": (OK + b"X: one\r\n \t two\r\nContent-Length:\r\n 2\r\n\r\nhi", "GET", 200, b"hi", "reusable"),
     "bytes above ASCII": (OK + b"X: gr\xfc\xdfe\r\nContent-Length: 2\r\n\r\nhi", "GET", 200, b"hi", "reusable"),
     "an empty header": (OK + b"X:\r\nContent-Length: 2\r\n\r\nhi", "GET", 200, b"hi", "reusable"),
@@ -275,9 +282,12 @@ def test_an_end_before_any_answer_is_told_from_one_in_the_middle() -> None:
 
 def test_folds_become_blanks_and_values_come_as_they_are() -> None:
     parser = ResponseParser("GET")
-    parser.receive_data(OK + b"Set-Cookie: a\r\nX:  b \r\n\t c\r\nset-cookie: d\r\nContent-Length: 0\r\n\r\n")
+    parser.receive_data(
+        b"HTTP/1.1 404 Not  Found \r\n"
+        b"Set-Cookie: a\r\nX:  b \r\n\t c\r\nset-cookie: d\r\nContent-Length: 0\r\n\r\n"
+    )
     assert parser.head is not None
-    assert parser.head.reason == b"OK"
+    assert parser.head.reason == b"Not  Found "
     assert parser.head.values(b"set-cookie") == [b"a", b"d"]
     assert parser.head.values(b"x")[0].split() == [b"b", b"c"]
 
@@ -308,6 +318,11 @@ def fed_until_refused(parser: ResponseParser, chunks: Iterable[bytes]) -> int:
 @pytest.mark.parametrize("name", ENDLESS_HEADS)
 def test_a_head_without_an_end_is_not_collected_for_ever(name: str) -> None:
     assert fed_until_refused(ResponseParser("GET"), ENDLESS_HEADS[name]) <= MAX_HEAD + 2000
+
+
+def test_what_of_the_body_comes_with_its_head_is_no_head() -> None:
+    body = b"x" * MAX_HEAD
+    assert read([OK, b"Content-Length: %d\r\n\r\n" % len(body) + body]) == (200, body, "reusable")
 
 
 def test_more_headers_than_anybody_has_are_an_error() -> None:
@@ -411,6 +426,16 @@ def test_nothing_can_end_its_line(bad: bytes) -> None:
     ):
         with pytest.raises(BadRequest):
             request_bytes(*request, b"")
+
+
+def test_who_is_to_blame_is_named() -> None:
+    for headers, blamed in (
+        ([(b"X", b"y"), (b"A b", b"c")], "'A b'"),
+        ([(b"X", b"y"), (b"Z", b"\0")], "'Z'"),
+        ([(b"X", b"y")], "the method"),
+    ):
+        with pytest.raises(BadRequest, match=blamed):
+            request_bytes(b"GET", b"/ ", headers, b"")
 
 
 @pytest.mark.parametrize("bad", [b"", b" ", b"a b", b"\xff"])
