@@ -131,6 +131,7 @@ ANSWERS: dict[str, tuple[bytes, str, int, bytes, str]] = {
         b"",
         "last",
     ),
+    "204, and close": (b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", "DELETE", 204, b"", "last"),
     "304": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", "GET", 304, b"", "reusable"),
     "205": (b"HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n", "GET", 205, b"", "reusable"),
     "100": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nhi", "POST", 200, b"hi", "reusable"),
