@@ -109,6 +109,19 @@ async def test_an_overloaded_model_is_asked_again_in_the_same_thread() -> None:
         assert_no_orphans(emulator)
 
 
+async def test_what_cannot_be_asked_again_fails_for_the_reason_it_failed_for() -> None:
+    """After the first try the thread holds these messages, and none of the user's is left at their end."""
+    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Because"}]
+    async with (
+        open_emulator(AllenAI, error_reason="model overloaded") as emulator,
+        trioprov.open_client(retry=QUICK) as client,
+    ):
+        [answer] = await trioprov.gather(messages, [emulator.provider], client=client)
+        assert isinstance(answer.error, trioprov.Overloaded)
+        assert len([request for request in emulator.requests if request.step == "stream"]) == 1
+        assert_no_orphans(emulator)
+
+
 async def test_a_connection_that_broke_before_the_first_token_is_tried_again() -> None:
     async with open_emulator(H2o, faults=[Fault(on="generate", drop=True)]) as emulator:
         answer, retried = await answered(emulator.provider)

@@ -59,18 +59,21 @@ class Turn:
             self.transcript.leave_queue()
         self._attempts += 1
         self.pause = None
-        self._failure = None
-        complete = False
+        earlier, self._failure = self._failure, None
+        complete = unsayable = False
         try:
             complete = await self._ask(debt, line)
         except Unwanted:
             pass
         except Exception as exc:
             self._failure = cleaned(exc, debt.provider, debt.conversation)
+            if earlier is not None and isinstance(exc, ValueError) and not isinstance(exc, TrioprovError):
+                # By now the server holds the messages, and what it has not got is nothing to ask.
+                self._failure, unsayable = earlier, True
         finally:
             line.account_free()
         if self._failure is not None and not self.over:
-            if self.transcript.first_token_at is None:
+            if self.transcript.first_token_at is None and not unsayable:
                 self.pause = line.pause_before_retry(self._failure, self._attempts, self.transcript.due()[0])
             if self.pause is None:
                 self.transcript.fail(self._failure)
