@@ -257,6 +257,12 @@ class TestClose:
         missing = Response(status=404, body=b'{"message":"Conversation not found"}')
         assert drive(H2o().close(opened()), missing).value == "already_gone"
 
+    def test_a_404_is_gone_on_a_page_too_if_it_is_chat_ui_that_says_so(self, drive: Any) -> None:
+        page = b"<!DOCTYPE html><html><head><title>Conversation not found</title></head></html>"
+        assert drive(H2o().close(opened()), Response(status=404, body=page)).value == "already_gone"
+        with pytest.raises(InvalidRequest):
+            drive(H2o().close(opened()), Response(status=404, body=b"<title>404 Not Found</title>"))
+
     @pytest.mark.parametrize(
         ("provider", "conversation"),
         [

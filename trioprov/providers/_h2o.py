@@ -35,6 +35,8 @@ _FALCON_40B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v1"
 _FALCON_7B = "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-7b-v3"
 _LLAMA_13B = "h2oai/h2ogpt-gm-oasst1-en-2048-open-llama-13b"
 
+_NOT_FOUND = "Conversation not found"
+
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class H2o(Provider):
@@ -221,6 +223,11 @@ class H2o(Provider):
             return "already_gone"
         raise self.refusal(response)
 
+    def gone(self, conversation: Conversation, response: Response) -> bool:
+        """Also if chat-ui says it on a page, as it does when the user's headers ask for one."""
+        said = response.status == 404 and self.reason(response)[1] == _NOT_FOUND
+        return (said and self.owns(conversation)) or super().gone(conversation, response)
+
     def recover(self, conversation: Conversation) -> Steps[Outcome]:
         """Delete everything of this session: only if this client chose the session, for this conversation alone.
 
@@ -252,7 +259,7 @@ class H2o(Provider):
     def refusal(self, response: Response) -> ProviderError:
         """chat-ui's own refusals, and those of the model's endpoint, which it passes on as they are."""
         code, message = self.reason(response)
-        if response.status == 404 and message == "Conversation not found":
+        if response.status == 404 and message == _NOT_FOUND:
             return ConversationLost(message, status=404)
         if response.status == 410 and message == "Model not available anymore":
             return ModelNotSupported(message, status=410)
