@@ -137,6 +137,7 @@ async def test_what_a_gateway_says_in_a_servers_place_confirms_nothing(
         assert answer.cleanup is not None
         assert answer.cleanup.outcome == "owed"
         assert isinstance(answer.cleanup.error, trioprov.ProviderError)
+        assert ("a page instead of an answer" in str(answer.cleanup.error)) == (fault["status"] == 200)
         assert len(emulator.conversations) == 1
 
 

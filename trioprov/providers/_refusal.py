@@ -14,7 +14,6 @@ _VISIBLE = string.ascii_letters + string.digits + string.punctuation
 
 # For servers that say no more than a status.
 _UNSAID = {
-    200: "somebody on the way has answered with a page: check base_url, or who you are to it",
     401: "the server does not know who is asking: credentials are missing or not accepted",
     403: "the server does not let these credentials do that",
     404: "the server has nothing there: check base_url",
@@ -44,6 +43,8 @@ def refusal(response: Response, *, code: str | None = None, message: str = "") -
         found = re.match(r"(https?://[\w.:-]+)([/?#]|$)", "".join(response.all("location")[:1]))
         where = f" to {shortened(found[1], 100)}" if found else ""
         message = f"the server redirects{where}: check base_url, or who you are to it"
+    elif response.ok and by_gateway(response):
+        message = f"a page instead of an answer ({message or 'untitled'}): check base_url, or who you are to it"
     message = message or _UNSAID.get(status) or f"HTTP status {status}"
     return kind(message, status=status, code=code, retry_after=response.retry_after)
 
