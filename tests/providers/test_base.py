@@ -676,7 +676,7 @@ class TestGone:
         provider = Plain(cookies={"a": "1"})
         conversation = Conversation(id="1", credential=provider.credential(Conversation(id="1")))
         assert not provider.gone(conversation, Response(status=404, body=body))
-        for said in (b"", b"\n", b"{}", b'{"message":"no"}', b"null\n", b'"no"', b'{"message":"cut'):
+        for said in (b"", b"\n", b"Not found", b"{}", b'{"message":"no"}', b"null\n", b'"no"', b'{"message":"cut'):
             assert provider.gone(conversation, Response(status=404, body=said))
 
     def test_unless_a_404_cannot_mean_anything_else(self) -> None:

@@ -244,7 +244,7 @@ class Provider(ABC):
     def gone(self, conversation: Conversation, response: Response) -> bool:
         """Whether the answer to a DELETE says that there is nothing to delete any more, and not: nothing of yours.
 
-        Only the service knows that: a gateway's own 404, which is a page or plain text, does not say it.
+        Only the service knows that: a gateway's own 404, which is a page as a rule, does not say it.
         """
         mine = self.not_found_is_gone or self.owns(conversation)
         return response.status == 404 and mine and not by_gateway(response)

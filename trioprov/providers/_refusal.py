@@ -12,6 +12,9 @@ from ._steps import Response
 # Credentials are made of these: they end up in headers.
 _VISIBLE = string.ascii_letters + string.digits + string.punctuation
 
+# What Traefik and the ingress controller of nginx say while the server behind them is down.
+_GATEWAYS_OWN = (b"404 page not found", b"default backend - 404")
+
 # For servers that say no more than a status.
 _UNSAID = {
     401: "the server does not know who is asking: credentials are missing or not accepted",
@@ -63,13 +66,10 @@ def reason(response: Response) -> tuple[str | None, str]:
 def by_gateway(response: Response) -> bool:
     """Whether somebody on the way seems to have answered in the service's place: a gateway, or a login.
 
-    They do so with a page, or with a refusal in plain text (Traefik's "404 page not found", when the server behind it
-    is down), where a service has JSON or nothing.
+    They do so with a page, where a service has JSON or nothing; or in a few words that are known.
     """
     body = response.body.strip()
-    if response.ok:
-        return body.startswith(b"<")
-    return body != b"" and not body.startswith((b"{", b"[", b'"', b"null"))
+    return body.startswith(b"<") or body in _GATEWAYS_OWN
 
 
 def parsed(response: Response) -> dict[str, Any]:
