@@ -129,6 +129,21 @@ def test_a_function_has_the_same_parameters_in_an_anyio_application(name: str) -
     ]
 
 
+def test_events_and_reports_are_made_and_taken_apart_in_the_order_in_which_they_are_documented() -> None:
+    match trioprov.CleanupReport("deleted", 1, None):
+        case trioprov.CleanupReport(outcome, attempts, error):
+            assert (outcome, attempts, error) == ("deleted", 1, None)
+    match trioprov.SweepReport(1, 2, 3, 4):
+        case trioprov.SweepReport(deleted, already_gone, owed, lost):
+            assert (deleted, already_gone, owed, lost) == (1, 2, 3, 4)
+    match trioprov.Finish("length", None, trioprov.Usage(output_tokens=3)):
+        case trioprov.Finish(reason, failure, usage):
+            assert (reason, failure, usage) == ("length", None, trioprov.Usage(output_tokens=3))
+    match trioprov.Queued(3, 7), trioprov.Notice("title", "Sky"), trioprov.Lagged(5):
+        case trioprov.Queued(position, size), trioprov.Notice(kind, text), trioprov.Lagged(missed):
+            assert (position, size, kind, text, missed) == (3, 7, "title", "Sky", 5)
+
+
 def test_the_providers_are_found_by_name() -> None:
     assert {name: provider.name for name, provider in trioprov.PROVIDERS.items()} == {
         name: name for name in ("h2o", "openassistant", "allenai")

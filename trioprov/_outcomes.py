@@ -17,7 +17,7 @@ FAILED: frozenset[Outcome] = frozenset({"owed", "lost"})
 """The outcomes after which something may still be on the server."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CleanupReport:
     """What became of one conversation on its server."""
 

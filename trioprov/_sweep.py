@@ -26,7 +26,7 @@ _AT_ONCE = 16
 _RELEASE = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SweepReport:
     """What a sweep came to, in numbers of conversations.
 
