@@ -1178,6 +1178,14 @@ def test_a_closed_journal_holds_no_file(tmp_path: Path) -> None:
     assert held(tmp_path) == []
 
 
+def test_a_journal_that_sqlite_could_not_open_holds_no_file_either(tmp_path: Path) -> None:
+    path = tmp_path.joinpath(*["long" * 20] * 7, "owed.db")  # SQLite takes no path of more than 512 bytes
+    path.parent.mkdir(parents=True)
+    with pytest.raises(JournalError, match="unable to open"):
+        Journal(path).open()
+    assert held(tmp_path) == []
+
+
 def held(place: Path) -> list[str]:
     """The files below a directory that this process has open."""
     descriptors = Path("/proc/self/fd")

@@ -77,7 +77,11 @@ class Ledger:
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._presence = Presence.of(path)
-        self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        except BaseException:
+            self._presence.leave()
+            raise
         try:
             self._place = os.path.realpath(path)  # wherever the program goes
             self._file = which(self._place)
