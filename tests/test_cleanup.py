@@ -821,3 +821,26 @@ async def test_open_assistant_an_answer_whose_begin_was_not_heard_of_yet_is_not_
                 await trio.sleep(0.01)
         assert emulator.worker_crashes == 0
         assert_no_orphans(emulator)
+
+
+async def test_h2o_a_create_that_the_server_may_still_be_at_costs_no_more_than_the_budget(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    deletes: list[float] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/conversation":
+            await trio.sleep_forever()
+        if request.url.path == "/conversations":
+            deletes.append(trio.current_time())
+            if len(deletes) > 1:
+                await trio.sleep_forever()
+        return httpx.Response(200)
+
+    connections = httpx.MockTransport(handler)
+    async with trioprov.open_client(transport=connections, create_timeout=0.5, cleanup_timeout=4) as client:
+        with trio.move_on_after(1):
+            await trioprov.open_session(H2o(base_url="http://mock.test"), client=client).__aenter__()
+        begun = trio.current_time()
+    assert len(deletes) > 1
+    assert trio.current_time() - begun == pytest.approx(4, abs=0.1)

@@ -65,32 +65,35 @@ async def settle(
     flow: Callable[[Conversation], Steps[Outcome]],
     *,
     transport: Transport,
-    deadline: Callable[[], float],
+    deadline: Callable[[float], float],
     budget: float,
     young: float = 0.0,
 ) -> CleanupReport:
     """Run ``flow`` until the service confirms, refuses for good, or the deadline passes; the caller shields it.
 
     Retried: broken connections, answers that are no answers, 429 and 5xx. One try gets at most half of what is left, so
-    that a connection that died silently is not all there is. Waiting for a cleanup connection does not count:
-    ``deadline`` is asked for when there is one.
+    that a connection that died silently is not all there is. Waiting for a cleanup connection does not count.
 
     Args:
         flow: `Provider.close` or `Provider.recover`.
-        deadline: gives the time, on trio's clock, by which this must end.
+        deadline: told for how many seconds a connection was waited for, gives the time, on trio's clock, by which this
+            must end.
         budget: the whole cleanup budget, in seconds.
         young: for how many seconds the server may still be creating what is to be deleted; then it is done once more.
 
     Returns:
         A report whose outcome is the flow's; ``owed`` if it never came to one.
     """
+    waits_since = trio.current_time()
     async with transport.cleanup_slot(provider):
-        until = deadline()
+        until = deadline(trio.current_time() - waits_since)
         report = await _settle(provider, conversation, flow, transport, until, budget)
     if young > 0 and report.outcome == "deleted":
         await trio.sleep(min(young, max(0.0, (until - trio.current_time()) / 2)))
+        waits_since = trio.current_time()
         async with transport.cleanup_slot(provider):
-            report = await _settle(provider, conversation, flow, transport, deadline(), budget)
+            until = deadline(trio.current_time() - waits_since)
+            report = await _settle(provider, conversation, flow, transport, until, budget)
     return report
 
 

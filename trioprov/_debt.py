@@ -212,27 +212,7 @@ class Debt:
         if not flows:
             self.report = CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
             return
-        begun = trio.current_time()
-
-        def deadline() -> float:
-            # Waiting for a connection does not count, and a create that came back late leaves half of the budget.
-            waited = trio.current_time() - begun
-            self.until = max(ended_at + budget, begun + budget / 2) + waited
-            return self.until
-
-        self.until = math.inf
-        reports = [
-            await settle(
-                self.provider,
-                self.conversation,
-                flow,
-                transport=transport,
-                deadline=deadline,
-                budget=budget,
-                young=self._young() if flow == self.provider.recover else 0.0,
-            )
-            for flow in flows
-        ]
+        reports = [await self._settle(flow, transport, budget, ended_at) for flow in flows]
         report = self._dated(next((report for report in reports if report.outcome in FAILED), reports[0]))
         self.report = report
         if report.error is not None:
@@ -244,6 +224,32 @@ class Debt:
             self.conversation.id,
             report.outcome,
             report.error,
+        )
+
+    async def _settle(
+        self,
+        flow: Callable[[Conversation], Steps[Outcome]],
+        transport: Transport,
+        budget: float,
+        ended_at: float,
+    ) -> CleanupReport:
+        # A create that came back late leaves half of the budget.
+        until = max(ended_at + budget, trio.current_time() + budget / 2)
+
+        def deadline(waited: float) -> float:
+            nonlocal until
+            self.until = until = until + waited
+            return until
+
+        self.until = math.inf
+        return await settle(
+            self.provider,
+            self.conversation,
+            flow,
+            transport=transport,
+            deadline=deadline,
+            budget=budget,
+            young=self._young() if flow == self.provider.recover else 0.0,
         )
 
     def _young(self) -> float:

@@ -145,7 +145,7 @@ async def _pay(row: Row, ledger: Ledger, providers: tuple[Provider, ...], transp
         conversation,
         provider.recover if lost else provider.close,
         transport=transport,
-        deadline=lambda: trio.current_time() + _BUDGET + young,
+        deadline=lambda _: trio.current_time() + _BUDGET + young,
         budget=_BUDGET,
         young=young,
     )
