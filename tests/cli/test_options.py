@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -181,6 +182,20 @@ def test_a_cookies_txt_goes_to_its_domains_and_a_session_has_no_end(tmp_path: Pa
     h2o, openassistant = asked("hi", "-p", "h2o", "-p", "openassistant", "--cookies", file).providers
     assert openassistant.cookies == {"session": SECRET, "later": "1"}
     assert not h2o.cookies
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_a_cookies_txt_may_come_out_of_a_pipe_or_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = Path(netscape(tmp_path / "cookies.txt", "open-assistant.io\tFALSE\t/\tFALSE\t0\tsession\ts3cret"))
+    (plain,) = asked("hi", "-p", "openassistant", "--cookies", str(file)).providers
+    reading, writing = os.pipe()
+    os.write(writing, file.read_bytes())
+    os.close(writing)
+    (piped,) = asked("hi", "-p", "openassistant", "--cookies", f"/dev/fd/{reading}").providers
+    os.close(reading)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (marked,) = asked("hi", "-p", "openassistant", "--cookies", str(file)).providers
+    assert plain == piped == marked
 
 
 @pytest.mark.parametrize(

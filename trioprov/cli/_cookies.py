@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from http.cookiejar import CookieJar, LoadError, MozillaCookieJar
-from typing import cast
+from typing import Any, cast
 
 from ._usage import UsageError, load, one_each
 
@@ -57,7 +58,7 @@ def _cookie_file(path: str) -> Mapping[str, str] | CookieJar:
         raise UsageError(f"--cookies: {path}: not a text file") from None
     if text.lstrip().startswith(("{", "[")):
         return _json_cookies(path, text)
-    return _netscape_cookies(path)
+    return _netscape_cookies(path, text)
 
 
 def _json_cookies(path: str, text: str) -> Mapping[str, str]:
@@ -72,13 +73,14 @@ def _json_cookies(path: str, text: str) -> Mapping[str, str]:
     raise UsageError(f'--cookies: {path}: must be a JSON object of names and texts, {{"name": "value", …}}')
 
 
-def _netscape_cookies(path: str) -> CookieJar:
-    jar = MozillaCookieJar()
+def _netscape_cookies(path: str, text: str) -> CookieJar:
+    jar: Any = MozillaCookieJar()
     try:
         with warnings.catch_warnings():
             # For a line that it cannot read, the parser warns of a bug in itself and shows a traceback.
             warnings.simplefilter("ignore")
-            jar.load(path, ignore_discard=True, ignore_expires=True)
+            # Not `load`, which opens the file again: a pipe has nothing left, and a byte order mark is back.
+            jar._really_load(io.StringIO(text), path, ignore_discard=True, ignore_expires=True)
     except (LoadError, OSError, ValueError):
         raise UsageError(
             f"--cookies: {path}: neither a cookies.txt in Netscape's format (its first line is "
