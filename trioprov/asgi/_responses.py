@@ -24,10 +24,10 @@ class TextResponse(ReplyResponse):
     The reply is entered and left in one task. When the client leaves, it is left too, which deletes its conversation.
     A client that does not read holds the reply back, down to the service's socket.
 
-    A failure before the first token is an HTTP status: 429, 503, 504, 400 or 502, with ``Retry-After`` if the service
-    said when, and a JSON body with the error's name and a sentence of ours, never with the service's own. A later one
-    is raised, so that the server cuts the connection and says so in its log: a text that ended in order would look
-    complete.
+    A failure before the first token is an HTTP status: 429, 503, 504, 400 or 502, or 500 for one of the application's
+    own, with ``Retry-After`` if the service said when, and a JSON body with the error's name and a sentence of ours,
+    never with the service's own. A later one is raised, so that the server cuts the connection and says so in its log:
+    a text that ended in order would look complete.
 
     Args:
         reply: an async context manager whose value is a `trioprov.anyio.Reply`; it is entered here.
