@@ -33,21 +33,26 @@ def wrapped(text: str, width: int, size: int) -> list[str]:
 
 
 TEXT = "The sky is blue   because\n\n  air scatters verylongwordsthatdonotfitanywhere 漢字漢字漢字漢字漢字 😊😊 end  "
+JOINED = "☀️❤️❤️❤️❤️❤️❤️ cafe\u0301s👩‍🔬👩‍🔬👩‍🔬👩‍🔬🏳️‍🌈🏳️‍🌈🏳️‍🌈🏳️‍🌈 1️⃣2️⃣3️⃣4️⃣5️⃣ 🇩🇪🇫🇷 \u200d\ufe0f end"
 
 
-@pytest.mark.parametrize("width", [2, 3, 7, 12, 22, 80])
-def test_wrapping_does_not_depend_on_how_the_text_was_cut(width: int) -> None:
-    whole = wrapped(TEXT, width, len(TEXT))
+@pytest.mark.parametrize(
+    ("text", "width"), [*((TEXT, width) for width in (2, 3, 7, 12, 22, 80)), *((JOINED, width) for width in (4, 7, 12))]
+)
+def test_wrapping_does_not_depend_on_how_the_text_was_cut(text: str, width: int) -> None:
+    whole = wrapped(text, width, len(text))
     assert all(cell_len(line.rstrip()) <= width for line in whole)
-    assert "".join("".join(whole).split()) == "".join(TEXT.split())
+    assert "".join("".join(whole).split()) == "".join(text.split())
     for size in (1, 2, 5):
-        assert wrapped(TEXT, width, size) == whole
+        assert wrapped(text, width, size) == whole
 
 
 def test_words_are_kept_whole_and_wide_characters_count_twice() -> None:
     assert wrapped("one two three", 7, 1) == ["one two", "three"]
     assert wrapped("漢字漢字", 5, 1) == ["漢字", "漢字"]
     assert wrapped("    abcdef", 6, 1) == ["    ab", "cdef"]
+    assert wrapped("cafe\u0301e\u0301", 4, 1) == ["cafe\u0301", "e\u0301"]
+    assert len(wrapped("❤️" * 4, 4, 1)) == cell_len("❤️")  # rich before 14.3 says 1
 
 
 def test_only_the_last_lines_of_a_very_long_answer_are_kept() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
-from rich.cells import get_character_cell_size
+from rich.cells import cell_len, get_character_cell_size
 
 _KEPT_LINES = 500  # more than a terminal shows
+_JOINER = "\u200d"
 
 
 class Wrapper:
@@ -52,14 +54,14 @@ class Wrapper:
         """Where a line is too long: behind its last blank, or in the middle of a word that fills it."""
         cells = after_blank = 0
         word = False
-        for index, char in enumerate(line):
+        for index, char in _characters(line):
             if char == " ":
                 after_blank = index + 1 if word else 0
                 cells += 1  # blanks may stick out
                 continue
-            size = get_character_cell_size(char)
+            size = cell_len(char)
             if cells + size > self._width:
-                return after_blank or max(index, 1)
+                return after_blank or index or len(char)
             cells += size
             word = True
         return None
@@ -67,3 +69,15 @@ class Wrapper:
     def _commit(self, line: str) -> None:
         self._lines.append(line)
         self._complete += 1
+
+
+def _characters(line: str) -> Iterator[tuple[int, str]]:
+    """Each character with what belongs to it, and where it begins: an accent, a selector, what a joiner joins.
+
+    What stands alone as one cell may be two with its selector, and three emoji joined may be two as well.
+    """
+    start = 0
+    for end in range(1, len(line) + 1):
+        if end == len(line) or not (line[end - 1] == _JOINER or get_character_cell_size(line[end]) == 0):
+            yield start, line[start:end]
+            start = end
