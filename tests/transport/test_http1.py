@@ -393,11 +393,12 @@ async def test_a_broken_answer_is_an_error_and_its_connection_closed(network: Ne
         await all_closed(server)
 
 
-async def test_a_reset_is_an_error_wherever_it_comes(network: Network) -> None:
-    async def reset(stream: trio.abc.Stream) -> None:
-        socket_of(stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await trio.aclose_forcefully(stream)
+async def reset(stream: trio.abc.Stream) -> None:
+    socket_of(stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(stream)
 
+
+async def test_a_reset_is_an_error_wherever_it_comes(network: Network) -> None:
     async def later(stream: trio.abc.Stream) -> None:
         await stream.send_all(OK + b"\r\nhi")
         await trio.sleep(0.01)
@@ -470,6 +471,20 @@ async def test_who_answers_before_the_end_of_the_question_may_hear_the_rest_of_i
             async with client.stream("POST", f"{url}/", content=question) as response:
                 begun.set()
                 assert await response.aread() == b"I see"
+
+
+async def test_an_answer_until_the_end_that_was_reset_while_its_question_was_sent_is_cut() -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(100)
+        await stream.send_all(OK + b"\r\nhalf an ans")
+        await trio.sleep(0.01)
+        await reset(stream)
+
+    server = Server()
+    server.serve = serve
+    async with Loopback()(server) as url, client_of() as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="peer closed"), trio.fail_after(5):
+            await client.post(f"{url}/", content=b"x" * 30_000_000)
 
 
 async def test_a_question_that_is_larger_than_any_buffer_arrives_whole(network: Network) -> None:

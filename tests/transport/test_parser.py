@@ -284,8 +284,7 @@ def test_an_end_before_any_answer_is_told_from_one_in_the_middle() -> None:
 def test_folds_become_blanks_and_values_come_as_they_are() -> None:
     parser = ResponseParser("GET")
     parser.receive_data(
-        b"HTTP/1.1 404 Not  Found \r\n"
-        b"Set-Cookie: a\r\nX:  b \r\n\t c\r\nset-cookie: d\r\nContent-Length: 0\r\n\r\n"
+        b"HTTP/1.1 404 Not  Found \r\nSet-Cookie: a\r\nX:  b \r\n\t c\r\nset-cookie: d\r\nContent-Length: 0\r\n\r\n"
     )
     assert parser.head is not None
     assert parser.head.reason == b"Not  Found "

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -325,6 +326,24 @@ async def test_receiving_is_a_checkpoint_and_loses_nothing(full: bool) -> None:
                 with trio.testing.assert_checkpoints():
                     got += await wire.receive()
         assert got == data + b"y"
+    wire.close()
+
+
+@pytest.mark.parametrize("who", ["sends", "looks"])
+async def test_a_reset_that_was_met_elsewhere_is_no_end_that_was_meant(who: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wire = SocketWire(socket.create_connection(listener.getsockname()))
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    await wire.readable()
+    if who == "sends":
+        with pytest.raises(ConnectionResetError):
+            await wire.send(memoryview(b"x"))
+    else:
+        assert not wire.is_quiet()
+    assert await wire.receive() == b""  # the system says it only once
+    assert not wire.clean
     wire.close()
 
 

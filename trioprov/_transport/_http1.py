@@ -181,14 +181,15 @@ class Answer(httpx.AsyncByteStream):
         """Send some of what is left of the request; or take what came of an answer that did not wait for all of it."""
         try:
             sent = await self._wire.send(self._unsent)
-            if sent:
-                self._unsent = self._unsent[sent:] or _NOTHING
-                self._sent = not self._unsent
-            else:
-                await self._wire.readable()
-                self._block = self._taken()
         except OSError:  # it may have answered before it closed; if not, reading tells
             self._unsent = _NOTHING
+            return
+        if sent:
+            self._unsent = self._unsent[sent:] or _NOTHING
+            self._sent = not self._unsent
+        else:
+            await self._wire.readable()
+            self._block = self._taken()
 
     async def receive(self) -> bytes:
         """The next piece of the body, all that one read brought; nothing at the end. Cancelled, it has lost nothing.

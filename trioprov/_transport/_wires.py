@@ -115,6 +115,9 @@ class SocketWire(Wire):
                 with trio.move_on_after(_GLANCE):
                     await trio.lowlevel.wait_writable(self._sock)
                     continue
+            except OSError:  # as below
+                self.clean = False
+                raise
             if not self.is_quiet():
                 return 0
 
@@ -123,8 +126,8 @@ class SocketWire(Wire):
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
-        except OSError:
-            pass
+        except OSError:  # a reset is told once; who reads on sees an end
+            self.clean = False
         return False
 
     def say(self, data: bytes) -> None:
