@@ -249,7 +249,9 @@ async def test_an_exception_leaves_the_client_bare(service: type[Provider]) -> N
         assert_no_orphans(emulator)
 
 
-async def test_shutdown_timeout_bounds_leaving_the_client(service: type[Provider]) -> None:
+async def test_shutdown_timeout_bounds_leaving_the_client_and_what_it_leaves_is_logged(
+    service: type[Provider], caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_emulator(service, faults=[Fault(on="delete", hang=True, times=math.inf)]) as emulator:
         async with trioprov.open_client(cleanup_timeout=30, shutdown_timeout=0.4) as client:
             session = await trioprov.open_session(emulator.provider, client=client).__aenter__()
@@ -258,6 +260,31 @@ async def test_shutdown_timeout_bounds_leaving_the_client(service: type[Provider
         assert 0.3 < trio.current_time() - begun < 1.5
         assert session.cleanup is not None
         assert session.cleanup.outcome == "owed"
+        assert "before the cleanup was confirmed" in str(session.cleanup.error)
+        assert session.conversation.id is not None
+        logged = [record for record in caplog.records if record.name == "trioprov"]
+        assert [(record.levelname, session.conversation.id in record.getMessage()) for record in logged] == [
+            ("WARNING", True)
+        ]
+
+
+async def test_a_create_that_shutdown_timeout_leaves_behind_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_emulator(H2o, faults=[Fault(on="create", hang=True)]) as emulator:
+        async with trioprov.open_client(shutdown_timeout=0.2) as client:
+            with trio.move_on_after(0.1):
+                await trioprov.open_session(emulator.provider, client=client).__aenter__()
+        assert ["owed" in record.getMessage() for record in caplog.records if record.name == "trioprov"] == [True]
+
+
+async def test_what_is_kept_is_kept_though_shutdown_timeout_passes_before_its_generation_is_stopped() -> None:
+    async with open_emulator(H2o, forever=True, faults=[Fault(on="stop", hang=True)]) as emulator:
+        async with trioprov.open_client(shutdown_timeout=0.2) as client:
+            session = await trioprov.open_session(emulator.provider, client=client).__aenter__()
+            reply = await session.ask(QUESTION).__aenter__()
+            await anext(aiter(reply))
+            session.keep()
+        assert session.cleanup == trioprov.CleanupReport("kept")
+        assert emulator.conversations == (session.conversation.id,)
 
 
 async def test_a_closed_client_refuses_everything(service: type[Provider]) -> None:

@@ -156,8 +156,10 @@ class Debt:
         except JournalError as exc:
             log.warning("%s: %s", self.provider.name, exc)
 
-    def abandon_row(self) -> None:
+    def abandon(self) -> None:
         """Nobody here sees to it any more, though this process may live on; not a checkpoint."""
+        if self.report is None:
+            self._reported(self.forecast("the client was left before the cleanup was confirmed"))
         if self._ledger is None or self._row is None:
             return
         if self._kept:  # whoever takes it would delete what is to be kept
@@ -184,13 +186,15 @@ class Debt:
             refused = status is not None and (300 <= status < 500 or (undone and not self._recoverable()))
             self._doubtful = not refused
 
-    def forecast(self) -> CleanupReport:
-        """The report; or what it would be if nobody did anything any more."""
+    def forecast(
+        self, why: str = "the cleanup was not confirmed in time; it goes on for a while in the background"
+    ) -> CleanupReport:
+        """The report; or what it would be, and ``why``, if nobody did anything any more."""
         if self.report is not None:
             return self.report
-        if self.conversation.id is None and not self.uncertain:
-            return CleanupReport(outcome="nothing_owed")
-        error = TrioprovError("the cleanup was not confirmed in time; it goes on for a while in the background")
+        if not self._flows():
+            return CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
+        error = TrioprovError(why)
         if self.uncertain and not self._recoverable():
             return self._dated(CleanupReport(outcome="lost", error=error))
         return CleanupReport(outcome="owed", error=error)
@@ -203,17 +207,24 @@ class Debt:
             budget: seconds for all of the cleanup.
             ended_at: when, on trio's clock, the session ended and the budget began.
         """
+        flows = self._flows()
+        if not flows:
+            self.report = self.forecast()
+            return
+        reports = [await self._settle(flow, transport, budget, ended_at) for flow in flows]
+        self._reported(self._dated(next((report for report in reports if report.outcome in FAILED), reports[0])))
+
+    def _flows(self) -> list[Callable[[Conversation], Steps[Outcome]]]:
+        """What settles it; nothing if nothing is owed."""
         flows: list[Callable[[Conversation], Steps[Outcome]]] = []
         if self.conversation.id is not None and not self.kept:
             flows.append(self.provider.close)
         # "Delete all of this owner" would delete what is kept as well.
         if self.uncertain and not (self.kept and self._recoverable()):
             flows.append(self.provider.recover)
-        if not flows:
-            self.report = CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
-            return
-        reports = [await self._settle(flow, transport, budget, ended_at) for flow in flows]
-        report = self._dated(next((report for report in reports if report.outcome in FAILED), reports[0]))
+        return flows
+
+    def _reported(self, report: CleanupReport) -> None:
         self.report = report
         if report.error is not None:
             cleaned(report.error, self.provider, self.conversation)

@@ -181,7 +181,7 @@ class Owner(Tenant):
             with self._shield:
                 await self._live()
             if self._shield.cancelled_caught:
-                self.debt.abandon_row()
+                self.debt.abandon()
             self._end()
             nursery.cancel_scope.cancel()
 
