@@ -25,6 +25,10 @@ from ._thread import TrioThread
 
 T = TypeVar("T")
 
+# How long the writer may not hear of room in a buffer that was full, in seconds: so long it may become more, and then
+# one wake-up does for all of it.
+_MOMENT = 0.002
+
 
 class Feed(Generic[T]):
     """One cursor, moved by the loop."""
@@ -89,15 +93,22 @@ class Feed(Generic[T]):
         return item
 
     def _make_room(self) -> None:
-        """Let the writer look again, when half of a buffer that was full is free."""
+        """Let the writer look again, when half of a buffer that was full is free, or a moment has passed."""
         cursor, log = self._cursor, self._log
         if cursor.when_full == "wait" and not log.closed:
             unread = cursor.unread(len(log.items))
             # It stood at one more before what was done just now.
-            self._was_full = self._was_full or unread + 1 >= cursor.limit
-            if self._was_full and unread <= cursor.limit // 2:
-                self._was_full = False
-                self._thread.soon(log.wake_writers)
+            begins = not self._was_full and unread + 1 >= cursor.limit
+            self._was_full = self._was_full or begins
+            if unread <= cursor.limit // 2 or not self._mailbox.is_here():
+                self._tell_writer()
+            elif begins:
+                self._mailbox.loop.call_later(_MOMENT, self._tell_writer)
+
+    def _tell_writer(self) -> None:
+        if self._was_full:
+            self._was_full = False
+            self._thread.soon(self._log.wake_writers)
 
     async def _wait(self) -> None:
         self._mailbox.check()
