@@ -260,6 +260,7 @@ async def test_shutdown_timeout_bounds_leaving_the_client_and_what_it_leaves_is_
         assert 0.3 < trio.current_time() - begun < 1.5
         assert session.cleanup is not None
         assert session.cleanup.outcome == "owed"
+        assert session.cleanup.attempts == sum(request.step == "delete" for request in emulator.requests) == 1
         assert "before the cleanup was confirmed" in str(session.cleanup.error)
         assert session.conversation.id is not None
         logged = [record for record in caplog.records if record.name == "trioprov"]

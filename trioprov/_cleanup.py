@@ -68,6 +68,7 @@ async def settle(
     deadline: Callable[[float], float],
     budget: float,
     young: float = 0.0,
+    tried: Callable[[], None] = lambda: None,
 ) -> CleanupReport:
     """Run ``flow`` until the service confirms, refuses for good, or the deadline passes; the caller shields it.
 
@@ -80,6 +81,7 @@ async def settle(
             must end.
         budget: the whole cleanup budget, in seconds.
         young: for how many seconds the server may still be creating what is to be deleted; then it is done once more.
+        tried: called at each try.
 
     Returns:
         A report whose outcome is the flow's; ``owed`` if it never came to one.
@@ -87,13 +89,13 @@ async def settle(
     waits_since = trio.current_time()
     async with transport.cleanup_slot(provider):
         until = deadline(trio.current_time() - waits_since)
-        report = await _settle(provider, conversation, flow, transport, until, budget)
+        report = await _settle(provider, conversation, flow, transport, until, budget, tried)
     if young > 0 and report.outcome == "deleted":
         await trio.sleep(min(young, max(0.0, (until - trio.current_time()) / 2)))
         waits_since = trio.current_time()
         async with transport.cleanup_slot(provider):
             until = deadline(trio.current_time() - waits_since)
-            report = await _settle(provider, conversation, flow, transport, until, budget)
+            report = await _settle(provider, conversation, flow, transport, until, budget, tried)
     return report
 
 
@@ -104,11 +106,13 @@ async def _settle(
     transport: Transport,
     deadline: float,
     budget: float,
+    tried: Callable[[], None],
 ) -> CleanupReport:
     attempts = 0
     error: Exception | None = None
     while (left := deadline - trio.current_time()) > 0:
         attempts += 1
+        tried()
         until = trio.current_time() + max(left / 2, budget / 4)
         try:
             with trio.CancelScope(deadline=min(until, deadline)):

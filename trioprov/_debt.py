@@ -58,6 +58,7 @@ class Debt:
         self._row: int | None = None
         self._written: Conversation | None = None
         self.until: float = -math.inf
+        self._attempts = 0
         self.report: CleanupReport | None = None
         self.provisional: CleanupReport | None = None
         # Creates that may have happened: the last one, whose id may still become known, and those before it.
@@ -196,8 +197,8 @@ class Debt:
             return CleanupReport(outcome="kept" if self.conversation.id is not None else "nothing_owed")
         error = TrioprovError(why)
         if self.uncertain and not self._recoverable():
-            return self._dated(CleanupReport(outcome="lost", error=error))
-        return CleanupReport(outcome="owed", error=error)
+            return self._dated(CleanupReport(outcome="lost", attempts=self._attempts, error=error))
+        return CleanupReport(outcome="owed", attempts=self._attempts, error=error)
 
     async def settle(self, transport: Transport, budget: float, ended_at: float) -> None:
         """Do what is owed and write the report; the caller shields it.
@@ -213,6 +214,9 @@ class Debt:
             return
         reports = [await self._settle(flow, transport, budget, ended_at) for flow in flows]
         self._reported(self._dated(next((report for report in reports if report.outcome in FAILED), reports[0])))
+
+    def _tried(self) -> None:
+        self._attempts += 1
 
     def _flows(self) -> list[Callable[[Conversation], Steps[Outcome]]]:
         """What settles it; nothing if nothing is owed."""
@@ -261,6 +265,7 @@ class Debt:
             deadline=deadline,
             budget=budget,
             young=self._young() if flow == self.provider.recover else 0.0,
+            tried=self._tried,
         )
 
     def _young(self) -> float:
