@@ -49,6 +49,13 @@ def test_lanes_are_stacked_on_40_columns_and_the_whole_answers_follow(spawn: Spa
     assert terminal.raw.rindex(SHOW) > terminal.raw.rindex(HIDE)
 
 
+def test_an_answer_is_shown_where_columns_says_0(environment: dict[str, str], spawn: Spawn) -> None:
+    environment["COLUMNS"] = "0"
+    terminal = spawn("ask", "hi", "-p", "allenai", "--emulated", "-o", "max_tokens=3")
+    assert terminal.wait() == 0
+    assert "Sunlight looks white" in terminal.left
+
+
 def test_ctrl_c_in_the_middle_of_an_answer_deletes_every_conversation(spawn: Spawn) -> None:
     terminal = spawn("ask", "Why is the sky blue?", "--emulated")
     terminal.wait_for(r"● streaming +││ ● streaming +│")

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _open_closed()
+    if os.environ.get("COLUMNS") == "0":  # not known; rich would take it at its word, and show nothing of an answer
+        del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
