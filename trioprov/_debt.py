@@ -234,7 +234,7 @@ class Debt:
             cleaned(report.error, self.provider, self.conversation)
         log.log(
             logging.WARNING if report.outcome in FAILED else logging.DEBUG,
-            "%s: conversation %s: %s (%s)",
+            "%s: conversation %r: %s (%s)",  # an id is what the server says it is, lines of its own too
             self.provider.name,
             self.conversation.id,
             report.outcome,

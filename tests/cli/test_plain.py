@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -146,6 +147,15 @@ async def test_a_cleanup_that_failed_is_told_and_the_answer_counts(run: Run) -> 
         (conversation,) = emulator.conversations
         assert (done.returncode, done.stdout) == (0, "Fine.\n")
         assert f"conversation {conversation} may still be on {emulator.url}" in done.stderr
+
+
+async def test_an_id_of_several_lines_says_nothing_in_our_name(run: Run) -> None:
+    body = json.dumps({"conversationId": "abc\nNone is left."})
+    faults = [Fault(on="create", status=200, body=body), Fault(on="delete", status=403)]
+    async with open_emulator(H2o, faults=faults) as emulator:
+        done = await arun(run, "ask", "hi", "-p", "h2o", "--base-url", emulator.url, "-v")
+    assert f"H2o: conversation abc None is left. may still be on {emulator.url}" in done.stderr
+    assert not re.search("^None is left", done.stderr, re.MULTILINE)
 
 
 async def test_emulated_logins_are_read_from_a_file(run: Run, tmp_path: Path) -> None:

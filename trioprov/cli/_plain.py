@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import Event, Finish, Lane, Notice, Queued
 from ._course import Course, Opened
 from ._output import Output
-from ._text import Cleaner, Voice, clean
+from ._text import Cleaner, Voice, clean, one_line
 
 if TYPE_CHECKING:
     from ..providers import Provider
@@ -69,6 +69,6 @@ class PlainView:
             case Queued() if self._voice.verbose:
                 self._voice.say(f"trioprov: {lane.provider.label}: queued, position {event.position}")
             case Notice() if self._voice.verbose:
-                self._voice.say(f"trioprov: {lane.provider.label}: {event.kind}: {event.text}")
+                self._voice.say(f"trioprov: {lane.provider.label}: {event.kind}: {one_line(event.text)}")
             case _:
                 pass

@@ -12,7 +12,7 @@ import trio
 
 from .. import Journal, JournalEntry, JournalError, SweepReport, sweep
 from ._interrupts import Interrupts
-from ._text import Voice, clean
+from ._text import Voice, clean, one_line
 from ._usage import UsageError
 
 if TYPE_CHECKING:
@@ -134,17 +134,12 @@ class Sweeping:
 
 def _facts(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     since = datetime.datetime.fromtimestamp(entry.created, datetime.UTC)
-    yield "conversation", _line(entry.conversation_id) if entry.conversation_id else "its id is not known"
+    yield "conversation", one_line(entry.conversation_id) if entry.conversation_id else "its id is not known"
     yield "since", f"{since:%Y-%m-%d %H:%M} UTC"
     yield "tried", {0: "never", 1: "once"}.get(entry.attempts, f"{entry.attempts} times")
     if entry.reason:
-        yield "why not", _line(entry.reason)
+        yield "why not", one_line(entry.reason)
     yield "seen to by", "a living process" if entry.alive else "nobody"
     if entry.needs_credentials:
         again = f"-p {entry.provider} --base-url {entry.provider}={entry.base_url}"
         yield "needs", f"what it was created with: {again} --cookies FILE, or --proxy URL"
-
-
-def _line(text: str) -> str:
-    """What a server may have written, in one line."""
-    return " ".join(text.split())

@@ -10,7 +10,7 @@ from .. import CleanupReport, Lane
 from ._advice import advice, described
 from ._course import Course, Standing
 from ._options import Question
-from ._text import Voice
+from ._text import Voice, one_line
 
 if TYPE_CHECKING:
     from ..providers import Provider
@@ -155,7 +155,7 @@ def _outcome(lane: Lane) -> str:
 def _left(lane: Lane, report: CleanupReport | None) -> str:
     """What may still be on a server."""
     conversation = lane.reply.session.conversation.id
-    what = f"conversation {conversation}" if conversation else "a conversation whose id is not known"
+    what = f"conversation {one_line(conversation)}" if conversation else "a conversation whose id is not known"
     why = f" ({report.error})" if report and report.error else ""
     until = (
         f"; the service deletes it by {report.expires_at:%Y-%m-%d %H:%M} UTC" if report and report.expires_at else ""

@@ -27,6 +27,11 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def one_line(text: str) -> str:
+    """What a server may have written, in one line."""
+    return " ".join(text.split())
+
+
 def _wrapped(text: str) -> str:
     """The text with its lines no longer than the terminal's, broken between words."""
     width = shutil.get_terminal_size().columns
