@@ -162,7 +162,9 @@ async def test_several_cancellations_in_a_group_are_one_and_are_not_waited_for_e
 
 WATCHED = {
     inspect.getfile(trioprov.Client): {"host", "_host", "aclose", "_settled", "close"},
-    inspect.getfile(trioprov.Session): {"run_session"},
+    inspect.getfile(trioprov.Session): {"run_session", "_close_collected"},
+    inspect.getfile(trioprov.Subscription): {"_leave"},
+    inspect.getfile(trioprov.FanOut): {"__anext__"},
     inspect.getfile(Owner): {"close", "submit", "aclose", "run", "_supervise", "_live", "_answer"},
 }
 
@@ -209,6 +211,60 @@ def is_open_here(path: Path) -> bool:
             if os.path.samestat(os.fstat(fd), found):
                 return True
     return False
+
+
+def test_ctrl_c_while_something_dropped_is_closed_is_not_swallowed_by_the_collector() -> None:
+    running = open_emulator(H2o)
+    emulator = step(running.__aenter__())
+
+    async def main() -> None:
+        async with trioprov.open_reply("Why is the sky blue?", emulator.provider) as reply:
+            reply.subscribe()
+        await trioprov.open_session(emulator.provider).__aenter__()
+        await trio.lowlevel.checkpoint()
+
+    try:
+        with interrupted_at(None) as lines:
+            trio.run(main)
+        places = [line for line in lines if line[0] != inspect.getfile(Owner)]
+        assert {inspect.getfile(trioprov.Session), inspect.getfile(trioprov.Subscription)} <= {
+            file for file, _ in places
+        }
+        for place in places:
+            with pytest.raises(KeyboardInterrupt), interrupted_at(place):
+                trio.run(main)
+            assert not emulator.conversations, place
+    finally:
+        step(running.__aexit__(None, None, None))
+
+
+def test_ctrl_c_at_any_line_of_a_merged_loop_takes_no_event_from_who_goes_on() -> None:
+    running = open_emulator(H2o, tokens=["a", "b", "c"])
+    emulator = step(running.__aenter__())
+    got: list[trioprov.Event] = []
+
+    async def main() -> None:
+        got.clear()
+        async with trioprov.fan_out("Why is the sky blue?", [emulator.provider]) as fan:
+            events = aiter(fan)
+            while True:
+                try:
+                    got.append((await anext(events))[1])
+                except KeyboardInterrupt:
+                    pass
+                except StopAsyncIteration:
+                    break
+
+    try:
+        with interrupted_at(None) as lines:
+            trio.run(main)
+        assert got == ["a", "b", "c", trioprov.Finish("stop")]
+        for place in [line for line in lines if line[0] == inspect.getfile(trioprov.FanOut)]:
+            with suppress(KeyboardInterrupt), interrupted_at(place):
+                trio.run(main)
+            assert got == ["a", "b", "c", trioprov.Finish("stop")], place
+    finally:
+        step(running.__aexit__(None, None, None))
 
 
 @pytest.mark.parametrize("whose", ["ours", "a nursery's", "a client's"])

@@ -158,6 +158,7 @@ class _Merged(AsyncIterator[tuple[Lane, Event]]):
             log.subscribe(buffer=math.inf, when_full=None, replay=True) for log in self._logs
         ]
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> tuple[Lane, Event]:
         try:
             index = await self._turns.receive()

@@ -128,6 +128,7 @@ class Session:
         return f"<Session with {self.provider.name}: {state}>"
 
 
+@trio.lowlevel.enable_ki_protection
 def _close_collected(token: trio.lowlevel.TrioToken, pid: int, owner: Owner) -> None:
     # A collection may run in any thread, and in a forked child, where neither the loop nor the debt is ours.
     if os.getpid() == pid and not owner.closing:

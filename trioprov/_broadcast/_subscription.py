@@ -85,6 +85,7 @@ class Subscription(trio.abc.ReceiveChannel[T]):
         return self._broadcast.statistics(self._cursor)
 
 
+@trio.lowlevel.enable_ki_protection
 def _leave(token: trio.lowlevel.TrioToken, pid: int, broadcast: Broadcast[T], cursor: Cursor[T]) -> None:
     # A collection may run in any thread, and in a forked child, where the loop is not ours.
     if os.getpid() == pid and not cursor.closed:
