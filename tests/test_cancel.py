@@ -162,7 +162,7 @@ async def test_several_cancellations_in_a_group_are_one_and_are_not_waited_for_e
 
 WATCHED = {
     inspect.getfile(trioprov.Client): {"host", "_host", "aclose", "_settled", "close"},
-    inspect.getfile(trioprov.Session): {"run_session", "_close_collected"},
+    inspect.getfile(trioprov.Session): {"run_session", "_close_collected", "_Asking.__aenter__", "_Asking.__aexit__"},
     inspect.getfile(trioprov.Subscription): {"_leave"},
     inspect.getfile(trioprov.FanOut): {"__anext__"},
     inspect.getfile(Owner): {"close", "submit", "aclose", "run", "_supervise", "_live", "_answer"},
@@ -176,7 +176,7 @@ def interrupted_at(place: tuple[str, int] | None) -> Generator[list[tuple[str, i
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         here = frame.f_code.co_filename, frame.f_lineno
-        if frame.f_code.co_name not in WATCHED.get(here[0], ()):
+        if WATCHED.get(here[0], set()).isdisjoint({frame.f_code.co_name, frame.f_code.co_qualname}):
             return None
         if event == "line" and here not in seen:
             seen.append(here)
@@ -234,6 +234,32 @@ def test_ctrl_c_while_something_dropped_is_closed_is_not_swallowed_by_the_collec
             with pytest.raises(KeyboardInterrupt), interrupted_at(place):
                 trio.run(main)
             assert not emulator.conversations, place
+    finally:
+        step(running.__aexit__(None, None, None))
+
+
+def test_ctrl_c_at_any_line_of_asking_leaves_a_session_that_can_be_asked_again() -> None:
+    running = open_emulator(H2o)
+    emulator = step(running.__aenter__())
+    answers: list[str] = []
+
+    async def main() -> None:
+        answers.clear()
+        async with trioprov.open_session(emulator.provider) as session:
+            for _ in range(2):
+                with suppress(KeyboardInterrupt):
+                    async with session.ask("Why is the sky blue?"):
+                        pass
+            async with session.ask("Why is the sky blue?") as reply:
+                answers.append((await reply.wait()).text)
+
+    try:
+        with interrupted_at(None) as lines:
+            trio.run(main)
+        for place in [line for line in lines if line[0] == inspect.getfile(trioprov.Session)]:
+            with suppress(KeyboardInterrupt), interrupted_at(place):
+                trio.run(main)
+            assert answers, place
     finally:
         step(running.__aexit__(None, None, None))
 

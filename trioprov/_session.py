@@ -146,6 +146,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         self._deadlines = deadlines
         self._turn: Turn | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Reply:
         await trio.lowlevel.checkpoint_if_cancelled()
         session, owner = self._session, self._session._owner  # pyright: ignore[reportPrivateUsage]
@@ -160,6 +161,7 @@ class _Asking(AbstractAsyncContextManager[Reply, None]):
         await trio.lowlevel.cancel_shielded_checkpoint()  # the other half of a checkpoint, in which the owner begins
         return reply
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
