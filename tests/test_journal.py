@@ -1067,6 +1067,27 @@ async def locked_for_a_while(nursery: trio.Nursery, path: Path) -> trio.Event:
     return freed
 
 
+async def test_allenai_a_lost_create_is_not_forgotten_by_who_gives_up_waiting_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "owed.db"
+    async with open_emulator(AllenAI, faults=[Fault(on="stream", lose_response=True)]) as emulator:
+        async with trioprov.open_client(journal=path) as client:
+            session = await trioprov.open_session(emulator.provider, client=client).__aenter__()
+            with pytest.raises(trioprov.ConnectionFailed):
+                await said(session)
+            with closing(sqlite3.connect(path, isolation_level=None)) as db:
+                db.execute("BEGIN EXCLUSIVE")
+                async with session.ask(QUESTION):
+                    await trio.testing.wait_all_tasks_blocked()
+                    session.close()
+                    await trio.testing.wait_all_tasks_blocked()
+                db.execute("ROLLBACK")
+            with pytest.raises(trioprov.CleanupFailed):
+                await session.aclose()
+            (entry,) = Journal(path).entries()
+            assert not entry.alive
+            assert entry.reason
+
+
 async def test_opening_a_journal_that_is_locked_stops_nobody(tmp_path: Path) -> None:
     path = tmp_path / "owed.db"
     Journal(path).open().close()

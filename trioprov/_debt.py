@@ -103,8 +103,8 @@ class Debt:
             JournalError: it could not be written, so it must not leave.
         """
         if self._ledger is not None and self._row is not None and self.uncertain:
-            row, self._row = self._row, None
-            await self._ledger.leave(row, "the answer to a create was lost", tried=False)
+            await self._ledger.leave(self._row, "the answer to a create was lost", tried=False)
+            self._row = None
         self._lost, self._doubtful = self.uncertain, False
         self._create_begun = trio.current_time()
         if self._ledger is not None and not self._kept and self._row is None:
