@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -807,6 +808,15 @@ async def test_a_path_that_cannot_be_a_journal_is_said_to_be_none(tmp_path: Path
     assert str(path) in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file"]
+
+
+async def test_a_path_that_cannot_be_looked_at_is_said_so_by_whoever_looks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / ("long" * 80))
+    for look in (journal.open, journal.entries, partial(journal.abandon, 1)):
+        with pytest.raises(JournalError, match="too long"):
+            look()
+    with pytest.raises(JournalError, match="too long"):
+        await trioprov.sweep(journal)
 
 
 # -- What cannot be written -------------------------------------------------------------------------------------------

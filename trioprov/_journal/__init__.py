@@ -39,8 +39,13 @@ class Journal:
 
     @property
     def unused(self) -> bool:
-        """Whether there is no file yet, though there could be one."""
-        return not self.path.exists() and self.path.parent.is_dir()
+        """Whether there is no file yet, though there could be one.
+
+        Raises:
+            JournalError: who asks may not look, or cannot.
+        """
+        with explained(self.path):
+            return not self.path.exists() and self.path.parent.is_dir()
 
     def entries(self) -> list[JournalEntry]:
         """All debts, the oldest first; none, and no file is made, if there is none. Not a checkpoint.
