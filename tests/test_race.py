@@ -17,7 +17,7 @@ import trio
 
 import trioprov
 from trioprov import AllenAI, AllFailed, Deadlines, Finish, H2o, OpenAssistant, Reply
-from trioprov.providers import Provider
+from trioprov.providers import Provider, Steps, Stream
 from trioprov.testing import Emulator, Fault, assert_no_orphans, open_emulator
 
 QUESTION = "Why is the sky blue?"
@@ -87,6 +87,20 @@ async def test_text_of_two_providers_is_never_mixed() -> None:
         assert len(set(answer.text)) == 1
         for lane, letter in zip(reply.lanes, "abc", strict=True):
             assert set(lane.reply.text) <= {letter}
+
+
+async def test_an_empty_token_of_a_provider_that_sends_such_wins_nothing() -> None:
+    class Stuttering(H2o):
+        def ask(self, *args: Any, **how: Any) -> Steps[Stream]:
+            stream = yield from super().ask(*args, **how)
+            receive = stream.decoder.receive_data
+            stream.decoder.receive_data = lambda data: ["", *receive(data)]
+            return stream
+
+    early: tuple[type[Provider], dict[str, Any]] = (Stuttering, {"tokens": [" ", "late"], "token_delay": 0.3})
+    other: tuple[type[Provider], dict[str, Any]] = (AllenAI, {"first_delay": 0.1})
+    async with Servers(early, other) as servers, trioprov.race(QUESTION, servers.providers) as reply:
+        assert reply.provider is servers.providers[1]
 
 
 async def test_a_blank_token_wins_nothing_but_is_not_dropped() -> None:

@@ -91,7 +91,7 @@ class _Contest:
     def arrived(self, index: int, events: Sequence[Event]) -> None:
         """A lane has published some events."""
         tokens = [event for event in events if isinstance(event, str)]
-        if not all(map(str.isspace, tokens)):
+        if any(map(str.strip, tokens)):
             self._contentful.add(index)
         if tokens:
             self._look(index)
