@@ -22,6 +22,7 @@ from other_ends import request_of
 
 import trioprov
 from trioprov import AllenAI, H2o
+from trioprov._transport import _wires
 from trioprov._transport._http1 import BODY, KEEPALIVE, TELL, HTTP1Transport
 from trioprov._transport._wires import Wire
 from trioprov.testing import assert_no_orphans, open_emulator
@@ -471,6 +472,24 @@ async def test_who_answers_before_the_end_of_the_question_may_hear_the_rest_of_i
             async with client.stream("POST", f"{url}/", content=question) as response:
                 begun.set()
                 assert await response.aread() == b"I see"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_server_may_take_its_time_for_a_long_question(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+    monkeypatch.setattr(_wires, "_GLANCE", 0.01)
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(100)
+        await trio.sleep(0.05)
+        while not (await stream.receive_some(65536)).endswith(b"!"):
+            pass
+        await stream.send_all(HI)
+
+    server = Server()
+    server.serve = serve
+    async with Loopback(tls=tls)(server) as url, client_of() as client:
+        with trio.fail_after(10):
+            assert (await client.post(f"{url}/", content=b"x" * 15_000_000 + b"!")).text == "hi"
 
 
 async def test_an_answer_until_the_end_that_was_reset_while_its_question_was_sent_is_cut() -> None:
