@@ -474,6 +474,29 @@ async def test_who_answers_before_the_end_of_the_question_may_hear_the_rest_of_i
                 assert await response.aread() == b"I see"
 
 
+async def test_who_refuses_a_question_does_not_hear_the_rest_of_it() -> None:
+    refused = trio.Event()
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        heard = await stream.receive_some(100)
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno,\r\n")
+        await refused.wait()
+        with trio.move_on_after(0.1) as scope:  # what was on its way
+            while not heard.endswith(b"!"):
+                heard = await stream.receive_some(65536)
+                scope.deadline = trio.current_time() + 0.1
+        assert not heard.endswith(b"!")
+        await stream.send_all(b"3\r\n no\r\n0\r\n\r\n")
+
+    server = Server()
+    server.serve = serve
+    async with Loopback()(server) as url, client_of() as client:
+        with trio.fail_after(10):
+            async with client.stream("POST", f"{url}/", content=b"x" * 30_000_000 + b"!") as response:
+                refused.set()
+                assert await response.aread() == b"no, no"
+
+
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_server_may_take_its_time_for_a_long_question(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     monkeypatch.setattr(_wires, "_GLANCE", 0.01)

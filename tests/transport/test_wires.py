@@ -230,6 +230,14 @@ async def test_a_server_that_cannot_be_trusted_or_speaks_something_else_is_an_er
         await trio.aclose_forcefully(theirs)
 
 
+async def test_who_is_at_the_other_end_is_known_over_tls_too() -> None:
+    wire, theirs = sockets()
+    wire.peer = "192.0.2.1"
+    assert TLSWire(wire, contexts()[1], "a.test").peer == "192.0.2.1"
+    wire.close()
+    await theirs.aclose()
+
+
 async def test_alpn_asks_for_http_1_1() -> None:
     server, client = contexts()
     server.set_alpn_protocols(["h2", "http/1.1"])
