@@ -51,11 +51,12 @@ def reason(report: CleanupReport, provider: Provider, conversation: Conversation
 
 def _blotted(text: str, secrets: tuple[str, ...]) -> str:
     """Blot out each secret, and what begins like one, since a long text may have been cut in its middle."""
-    for secret in secrets:
-        begins = secret[:8]
-        while (at := text.find(begins)) >= 0:
+    for secret in filter(None, secrets):  # an empty one is everywhere
+        begins, at = secret[:8], 0
+        while (at := text.find(begins, at)) >= 0:
             end = next((n for n, char in enumerate(secret) if text[at + n : at + n + 1] != char), len(secret))
             text = f"{text[:at]}***{text[at + end :]}"
+            at += 3
     return text
 
 
