@@ -99,13 +99,15 @@ class Turn:
         decoder, provider = stream.decoder, debt.provider
 
         async def receive(data: bytes) -> bool:
-            events = decoder.receive_data(data)
-            if decoder.conversation is not debt.conversation:
-                known = debt.conversation.id is not None
-                debt.remember(decoder.conversation)
-                if not known:
-                    await debt.record()
-                    line.break_off()  # what is unwanted had to go on until the id was known
+            before = debt.conversation
+            try:
+                events = decoder.receive_data(data)
+            finally:
+                if decoder.conversation is not before:
+                    debt.remember(decoder.conversation)  # what it learnt is owed, also if it crashed after that
+            if debt.conversation is not before and before.id is None:
+                await debt.record()
+                line.break_off()  # what is unwanted had to go on until the id was known
             if provider.one_pending_per_account and not all(isinstance(event, Queued) for event in events):
                 line.account_free()
             line.lingering = decoder.finished
