@@ -1,7 +1,8 @@
-"""A provider that is written wrongly: whose fault it is, and that nothing is left, nobody waits, nobody else is hurt."""
+"""A provider that is written wrongly: whose fault it is, that nothing is left, and that nobody waits."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +39,9 @@ async def test_what_a_decoder_learnt_before_it_crashed_is_deleted(service: type[
         raise KeyError("text")
 
     async with open_emulator(decoding(service, crash)) as emulator:
-        async with trioprov.open_session(emulator.provider) as session:
-            async with session.ask(QUESTION) as reply:
-                with pytest.raises(KeyError, match="text"):
-                    await reply.wait()
+        async with trioprov.open_session(emulator.provider) as session, session.ask(QUESTION) as reply:
+            with pytest.raises(KeyError, match="text"):
+                await reply.wait()
         assert session.cleanup is not None
         assert session.cleanup.outcome == "deleted"
         assert_no_orphans(emulator)
@@ -58,3 +58,66 @@ async def test_a_secret_that_is_empty_or_looks_blotted_out_stops_nothing(secret:
         with pytest.raises(InvalidRequest, match="not a question"):
             await trioprov.ask(QUESTION, emulator.provider)
         assert_no_orphans(emulator)
+
+
+def returning(flow: str, value: object) -> type[H2o]:
+    """H2o, with a flow that says what it should and returns something else."""
+
+    def wrong(self: H2o, *args: Any) -> Any:
+        yield from getattr(H2o, flow)(self, *args)
+        return value
+
+    wrong.__qualname__ = f"Wrong.{flow}"
+    return type("Wrong", (H2o,), {flow: wrong})
+
+
+def yielding(flow: str, step: object) -> type[H2o]:
+    """H2o, with a flow that begins with something that is no step."""
+
+    def wrong(self: H2o, *args: Any) -> Any:
+        yield step
+        yield from getattr(H2o, flow)(self, *args)
+
+    wrong.__qualname__ = f"Wrong.{flow}"
+    return type("Wrong", (H2o,), {flow: wrong})
+
+
+def no_flow(*args: object) -> str:
+    return "r-1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (returning("ask", None), "Wrong.ask must return a Stream, and not NoneType"),
+        (returning("after_stream", None), "Wrong.after_stream must return a list, and not NoneType"),
+        (yielding("open", None), "Wrong.open must yield a Request, a Conversation or a Pause, and not NoneType"),
+        (yielding("ask", {"path": "/"}), "Wrong.ask must yield a Request, a Conversation or a Pause, and not dict"),
+        (type("Wrong", (H2o,), {"open": no_flow}), "a provider's flow must be a generator, and not str"),
+    ],
+)
+async def test_a_flow_that_yields_or_returns_what_it_must_not_is_named(wrong: type[H2o], says: str) -> None:
+    async with open_emulator(wrong, faults=[Fault(on="generate", end_after=1)]) as emulator:
+        with pytest.raises(TypeError, match=re.escape(says)):
+            await trioprov.ask(QUESTION, emulator.provider)
+        assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("value", [None, {"id": "1"}])
+async def test_a_decoder_that_loses_the_conversation_is_named_and_the_conversation_deleted(value: Any) -> None:
+    def lose(decoder: Decoder) -> None:
+        decoder.conversation = value
+
+    async with open_emulator(decoding(H2o, lose)) as emulator:
+        with pytest.raises(TypeError, match=r"a decoder of .*Wrong must keep a Conversation, and not (NoneType|dict)"):
+            await trioprov.ask(QUESTION, emulator.provider)
+        assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("value", [None, True, "gone"])
+async def test_a_cleanup_that_comes_to_no_outcome_is_not_taken_for_one(value: object) -> None:
+    async with open_emulator(returning("close", value)) as emulator:
+        answer = await trioprov.ask(QUESTION, emulator.provider)
+    assert answer.cleanup is not None
+    assert answer.cleanup.outcome == "owed"
+    assert isinstance(answer.cleanup.error, TypeError)

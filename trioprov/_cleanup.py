@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import get_args
 from urllib.parse import urlsplit
 
 import trio
@@ -155,4 +156,7 @@ async def _attempt(
             raise TotalTimeout("the service still works on the answer")
         await trio.sleep(seconds)
 
-    return await _flow.carry_out(flow(conversation), send, lambda _: None, pause)
+    outcome = await _flow.carry_out(flow(conversation), str, send, lambda _: None, pause)
+    if outcome not in get_args(Outcome):  # which could say that all is well
+        raise TypeError(f"{type(provider).__qualname__} must say that its cleanup came to an Outcome, not {outcome!r}")
+    return outcome

@@ -68,7 +68,14 @@ class Debt:
         self._unanswered = False
 
     def remember(self, conversation: Conversation) -> None:
-        """What is known of it changes; an id says what the last create made."""
+        """What is known of it changes; an id says what the last create made.
+
+        Raises:
+            TypeError: the provider is written wrongly, and made something else of it: what was known stays.
+        """
+        if not isinstance(conversation, Conversation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            name = type(self.provider).__qualname__
+            raise TypeError(f"a decoder of {name} must keep a Conversation, and not {type(conversation).__name__}")
         self.conversation = conversation
         if conversation.id is not None:
             self._doubtful = False

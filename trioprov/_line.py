@@ -98,14 +98,14 @@ class Line:
         if self._creating:
             self._debt.create_doubted()
 
-    async def carry_out(self, steps: Steps[T]) -> T:
-        """A flow of the provider's.
+    async def carry_out(self, steps: Steps[T], kind: type[object]) -> T:
+        """A flow of the provider's, which returns an instance of ``kind``.
 
         Raises:
             Unwanted: nobody wants its result any more.
         """
         with self.busy():
-            return await _flow.carry_out(steps, self.send, self._debt.remember)
+            return await _flow.carry_out(steps, kind, self.send, self._debt.remember)
         raise Unwanted
 
     async def send(self, request: Request) -> Response:

@@ -33,7 +33,7 @@ async def opened(debt: Debt, line: Line, due: Callable[[], float]) -> None:
     _speak_as(debt, conversation.replace(identity=identity, opened_by=process()))
     for attempt in itertools.count(1):
         try:
-            _speak_as(debt, await line.carry_out(provider.open(debt.conversation, new_id)))
+            _speak_as(debt, await line.carry_out(provider.open(debt.conversation, new_id), Conversation))
         except Unwanted:
             raise
         except Exception as exc:

@@ -322,7 +322,8 @@ class Owner(Tenant):
         with trio.CancelScope(relative_deadline=self.client.cleanup_timeout), interruptible:
             try:
                 flow = self.provider.stop(self.debt.conversation)
-                self.debt.remember(await _flow.carry_out(flow, self._line.send_cleanup, self.debt.remember))
+                remember = self.debt.remember
+                remember(await _flow.carry_out(flow, Conversation, self._line.send_cleanup, remember))
             except TrioprovError as exc:
                 cleaned(exc, self.provider, self.debt.conversation)
                 log.info("%s: the server was not told to stop: %s", self.provider.name, exc)

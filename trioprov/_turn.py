@@ -89,7 +89,7 @@ class Turn:
             with transcript.held():
                 await line.wait_for_account()
         transcript.waits_for_old_answer = provider.drains and bool(conversation.get("pending"))
-        stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id))
+        stream = await line.carry_out(provider.ask(conversation, self._messages, self._options, new_id), Stream)
         transcript.waits_for_old_answer = False
         await debt.record()
         return await self._stream(stream, debt, line)
@@ -136,7 +136,7 @@ class Turn:
             return decoder.finished
         # The body ended, or broke, without the protocol's own end.
         if failure is None:
-            events = await line.carry_out(provider.after_stream(decoder))
+            events = await line.carry_out(provider.after_stream(decoder), list)
         else:
             events = decoder.receive_eof()
             last = events[-1]
