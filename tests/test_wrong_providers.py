@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -121,3 +122,43 @@ async def test_a_cleanup_that_comes_to_no_outcome_is_not_taken_for_one(value: ob
     assert answer.cleanup is not None
     assert answer.cleanup.outcome == "owed"
     assert isinstance(answer.cleanup.error, TypeError)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_stop_that_crashes_is_logged_and_nobody_else_s_trouble(
+    keep: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_emulator(returning("stop", None), token_delay=0.01) as emulator:
+        async with trioprov.open_session(emulator.provider) as session:
+            for _ in range(2):
+                async with session.ask(QUESTION) as reply:
+                    await anext(aiter(reply))
+            if keep:
+                session.keep()
+        assert session.cleanup is not None
+        assert session.cleanup.outcome == ("kept" if keep else "deleted")
+    assert {record.message for record in caplog.records if record.levelno > logging.INFO} == {
+        "h2o: telling the server to stop crashed"
+    }
+
+
+async def test_a_recover_that_crashes_does_not_hide_why_there_is_nothing_to_recover() -> None:
+    def crash(self: H2o, conversation: trioprov.Conversation) -> Any:
+        raise KeyError("owner")
+
+    async with open_emulator(type("Wrong", (H2o,), {"recover": crash})) as emulator:
+        emulator.add_fault(Fault(on="create", status=503))
+        with pytest.raises(trioprov.Overloaded):
+            await trioprov.ask(QUESTION, emulator.provider)
+
+
+async def test_secrets_that_crash_do_not_hide_the_error_nor_show_what_is_known() -> None:
+    def crash(self: H2o, conversation: trioprov.Conversation) -> Any:
+        raise KeyError("key")
+
+    wrong = type("Wrong", (H2o,), {"secrets": crash})
+    fault = Fault(on="generate", status=400, body='{"message": "no, my-login-cookie"}')
+    async with open_emulator(wrong, faults=[fault]) as emulator:
+        with pytest.raises(InvalidRequest, match=r"^no, \*\*\* \(400\)$"):
+            await trioprov.ask(QUESTION, wrong(base_url=emulator.url, cookies={"hf-chat": "my-login-cookie"}))
+        assert_no_orphans(emulator)

@@ -28,7 +28,11 @@ CREATE_TAKES = 5.0
 
 def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> Exception:
     """The error, and its causes, without any credential that a server may have echoed into it."""
-    secrets = provider.secrets(conversation)
+    try:
+        secrets = provider.secrets(conversation)
+    except Exception:  # a bug in a provider, in whose place the error must not go
+        log.exception("%s: what no error may show is not known in full", provider.name)
+        secrets = Provider.secrets(provider, conversation)
     link: BaseException | None = exc
     for _ in range(10):
         if link is None:

@@ -281,10 +281,10 @@ class Debt:
 
     def _recoverable(self) -> bool:
         """Whether the service has a way to delete what a create made whose answer was lost."""
-        steps = self.provider.recover(self.conversation)
         try:
+            steps = self.provider.recover(self.conversation)
             next(steps)
-        except StopIteration:
+        except Exception:  # it ended without a step, or by a bug in a provider
             return False
         steps.close()
         return True

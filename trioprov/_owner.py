@@ -225,7 +225,7 @@ class Owner(Tenant):
             while (turn := await self._next_turn()) is not None:
                 await self._answer(turn)
         except Exception as exc:
-            log.exception("%s: a session crashed; this is a bug in trioprov", self.provider.name)
+            log.exception("%s: a session crashed; this is a bug in trioprov, or in the provider", self.provider.name)
             self.failure = self.failure or exc
         self._refuse_turns()
         self.close()
@@ -327,4 +327,6 @@ class Owner(Tenant):
             except TrioprovError as exc:
                 cleaned(exc, self.provider, self.debt.conversation)
                 log.info("%s: the server was not told to stop: %s", self.provider.name, exc)
+            except Exception:  # a bug in a provider: the conversation is deleted all the same
+                log.exception("%s: telling the server to stop crashed", self.provider.name)
         self._stopping = False
