@@ -8,6 +8,7 @@ import asyncio
 import gc
 import math
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,6 +17,7 @@ import trio
 
 import trioprov.anyio as trioprov
 from trioprov._broadcast import Broadcast
+from trioprov.anyio._bridge import Bridge
 from trioprov.anyio._crossing import Mailbox, absorbed
 from trioprov.testing import Fault
 
@@ -35,6 +37,18 @@ def test_a_client_may_have_all_the_time_in_the_world_to_end(run: Run, emulated: 
 
     with emulated() as emulator:
         run(main)
+
+
+def test_a_client_that_was_closed_is_forgotten_by_its_loop(run_asyncio: Run) -> None:
+    async def main() -> None:
+        async with Bridge(None) as world:
+            mailbox = weakref.ref(world._mailbox)
+        del world
+        while mailbox() is not None:  # a loop that goes on to serve it has it in its list
+            await anyio.sleep(0.01)
+            gc.collect()
+
+    run_asyncio(main)
 
 
 def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:

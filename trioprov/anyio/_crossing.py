@@ -45,7 +45,7 @@ class Mailbox(trio.abc.Instrument):
         self.loop = loop
         self.over: bool = False
         self._waiting: set[Callable[[], None]] = set()
-        self.pulse: Pulse = Pulse(loop, lambda: bool(self._waiting))
+        self.pulse: Pulse = Pulse(loop, lambda: bool(self._waiting) and not self.over)
         self._ready: collections.deque[Callable[[], None]] = collections.deque()
         self._since = 0.0
         self._called = False
