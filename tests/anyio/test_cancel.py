@@ -281,14 +281,18 @@ def test_a_generator_abandoned_at_its_yield_leaves_nothing(run_asyncio: Run, emu
         await gone(emulator)
 
     async def ends() -> None:
-        kept.append(tokens())
-        await anext(kept[0])
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        for _ in range(8):
+            kept.append(tokens())
+            await anext(kept[-1])
 
     kept: list[AsyncGenerator[str, None]] = []
+    failures: list[dict[str, Any]] = []
     with emulated(token_delay=0.005) as emulator:
         run_asyncio(main)
         run_asyncio(ends)
         assert_no_orphans(emulator)
+    assert not failures
 
 
 def test_a_cancellation_is_counted_once_for_each_that_was_sent(run_asyncio: Run, emulated: Emulated) -> None:

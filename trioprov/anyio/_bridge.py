@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import trio
@@ -25,7 +25,7 @@ from ._thread import TrioThread
 from ._world import Status, World
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import AsyncGeneratorType, TracebackType
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Bridge(World):
             begun=partial(mailbox.post, partial(_set, self._begun)),
             ended=mailbox.end,
         )
-        self._watch = _watch(mailbox, self._thread)
+        self._watch = cast("AsyncGeneratorType[None, None]", _watch(mailbox, self._thread))
         weakref.finalize(self, self._thread.stop).atexit = False
 
     async def __aenter__(self) -> Bridge:
@@ -86,7 +86,8 @@ class Bridge(World):
         if not self._mailbox.is_here():
             return None
         pierced = await _ended(self._mailbox, self._thread)
-        await self._watch.aclose()
+        if not self._watch.ag_running:  # else the loop ends, and closes it at the moment
+            await self._watch.aclose()
         return pierced
 
     def of(self, client: Client) -> World:
