@@ -227,6 +227,20 @@ def test_a_reader_is_never_far_from_a_cancellation(run: Run, emulated: Emulated)
         run(main)
 
 
+def test_waiting_for_what_is_there_already_is_a_checkpoint(run: Run, emulated: Emulated) -> None:
+    async def main() -> None:
+        async with trioprov.fan_out(QUESTION, [emulator.provider]) as fan:
+            await fan.wait()
+            for wait in (fan.lanes[0].reply.wait, fan.wait):
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await wait()
+                assert scope.cancelled_caught
+
+    with emulated() as emulator:
+        run(main)
+
+
 def test_what_was_read_can_be_read_again_when_all_is_over(run: Run, emulated: Emulated) -> None:
     async def main() -> None:
         async with trioprov.open_session(emulator.provider) as session, session.ask(QUESTION) as reply:

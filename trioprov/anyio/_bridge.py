@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import trio
+from anyio.lowlevel import checkpoint
 
 from .._broadcast import Broadcast, Cursor
 from .._client import Client
@@ -180,7 +181,9 @@ class Bridge(World):
 
     async def ended(self, transcript: Transcript) -> None:
         self._thread.check()
-        if not transcript.finished.is_set():  # which is the last to be set
+        if transcript.finished.is_set():  # which is the last to be set
+            await checkpoint()
+        else:
             await self.run(transcript.finished.wait)
 
 
