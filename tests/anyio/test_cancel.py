@@ -318,6 +318,31 @@ def test_a_cancellation_is_counted_once_for_each_that_was_sent(run_asyncio: Run,
         run_asyncio(main)
 
 
+def test_a_scope_and_a_timeout_of_asyncio_recognise_their_own_cancellations_in_either_order(
+    run_asyncio: Run, emulated: Emulated
+) -> None:
+    async def ask() -> None:
+        await trioprov.ask(QUESTION, emulator.provider)
+
+    async def converse() -> None:
+        async with trioprov.open_session(emulator.provider):
+            await asyncio.sleep(5)
+
+    async def main() -> None:
+        for body in (ask, converse):
+            with anyio.move_on_after(0.1) as scope:
+                async with asyncio.timeout(0.2):
+                    await body()
+            assert scope.cancelled_caught
+            with pytest.raises(TimeoutError), anyio.move_on_after(0.2):
+                async with asyncio.timeout(0.1):
+                    await body()
+            assert cancelling() == 0
+
+    with emulated(token_delay=5, faults=[Fault(on="delete", times=4, delay_response=0.3)]) as emulator:
+        run_asyncio(main)
+
+
 def slow_at(step: str) -> Fault:
     return Fault(on=step, delay_response=0.2)
 

@@ -131,8 +131,10 @@ class Bridge(World):
         call = Call(self._mailbox, self._thread, partial(function, opened, exc))
         if not self._mailbox.is_here():
             return  # the block is not left but collected, and there is no loop to wait on
-        pierced = await call.ended()
-        if not cancelled:
+        if cancelled:
+            await absorbed(self._mailbox, call.done)  # not by anyio, which would look in vain for its own afterwards
+        else:
+            pierced = await call.ended()
             if pierced is not None:
                 raise pierced
             with suppress(anyio.ClosedResourceError):  # the client was closed before, and has settled everything

@@ -123,8 +123,9 @@ async def absorbed(mailbox: Mailbox, future: asyncio.Future[None]) -> asyncio.Ca
     """Wait for a future that comes by mail, whatever happens to the task that waits.
 
     Returns:
-        The last cancellation that came meanwhile: raise it, or let another one pass. `Task.cancelling` still counts
-        them all, so that whoever sent them recognises its own.
+        The first cancellation that came meanwhile: raise it, or let one pass that came before. `Task.cancelling` still
+        counts them all, so that whoever sent them recognises its own; only anyio looks for an exception of its own, and
+        none of these comes here.
     """
     pierced: asyncio.CancelledError | None = None
     # Without the shield, anyio would cancel again in every turn of the loop.
@@ -134,7 +135,7 @@ async def absorbed(mailbox: Mailbox, future: asyncio.Future[None]) -> asyncio.Ca
                 await asyncio.wait({future}, timeout=_LOOK)
                 mailbox.deliver()
             except asyncio.CancelledError as exc:  # noqa: ASYNC103 - whoever called raises it, afterwards
-                pierced = exc
+                pierced = pierced or exc
     return pierced
 
 
@@ -177,7 +178,7 @@ class Call(Generic[T]):
             pierced = exc
         if pierced is not None:
             self.cancel()
-            pierced = await absorbed(self._mailbox, self.done) or pierced
+            await absorbed(self._mailbox, self.done)
         return pierced
 
     async def outcome(self) -> T:
