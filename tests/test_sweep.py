@@ -1010,3 +1010,9 @@ async def test_a_journal_that_was_never_used_owes_nothing_and_is_not_made(tmp_pa
     assert not list(tmp_path.iterdir())
     with pytest.raises(trioprov.JournalError, match="nowhere"):
         await trioprov.sweep(tmp_path / "nowhere" / "owed.db")
+
+
+@pytest.mark.parametrize("wrong", [[H2o], ["h2o"], H2o()], ids=["class", "name", "one"])
+async def test_what_is_no_provider_is_refused_and_not_taken_for_one_that_cannot_pay(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        await trioprov.sweep(tmp_path / "owed.db", wrong)

@@ -14,7 +14,7 @@ from ._cleanup import CREATE_TAKES, reason, settle
 from ._journal import Journal, Ledger, Row
 from ._outcomes import FAILED, CleanupReport
 from ._transport import Transport
-from .providers import PROVIDERS, Provider
+from .providers import PROVIDERS, Provider, checked_provider
 
 log = logging.getLogger("trioprov")
 
@@ -56,7 +56,9 @@ async def sweep(journal: Journal | str | os.PathLike[str], providers: Iterable[P
 
     Raises:
         JournalError: the file cannot be used, or is no journal.
+        TypeError: what is no provider.
     """
+    payers = tuple(map(checked_provider, providers))
     await trio.lowlevel.checkpoint()
     journal = journal if isinstance(journal, Journal) else Journal(journal)
     if journal.unused:
@@ -64,7 +66,7 @@ async def sweep(journal: Journal | str | os.PathLike[str], providers: Iterable[P
     transport = Transport()
     with await journal.aopen() as ledger:
         try:
-            return await pay_all(ledger, tuple(providers), transport)
+            return await pay_all(ledger, payers, transport)
         finally:
             with trio.CancelScope(shield=True, relative_deadline=1.0):
                 await transport.aclose()
