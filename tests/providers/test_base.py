@@ -659,6 +659,31 @@ class Plain(Provider):
     def ask(self, conversation: Any, messages: Any, options: Any, new_id: Any) -> Any: ...
 
 
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class Keyed(Plain):
+    """Its credential is a field of its own."""
+
+    api_key: str = ""
+    region: str = "eu"
+
+
+class TestKeys:
+    def test_a_key_in_a_field_of_its_own_is_a_credential_as_one_in_a_header_is(self) -> None:
+        mine, other, none = Keyed(api_key="my-own-key"), Keyed(api_key="another-key"), Keyed()
+        conversation = Conversation(id="1", identity={"thread": "minted"})
+        created = conversation.replace(credential=mine.credential(conversation))
+        assert mine.owns(created)
+        assert not other.owns(created)
+        assert not none.owns(created)
+        assert len({mine.access(), other.access(), none.access()}) == 3
+        assert none.access() is None
+        assert set(mine.secrets(conversation)) == {"my-own-key", "minted"}
+
+    def test_another_field_of_its_own_is_none(self) -> None:
+        assert Keyed(api_key="k", region="us").access() == Keyed(api_key="k").access()
+        assert H2o(prompt_style="instruction", share_with_model_authors=True, cookie_name="c").access() is None
+
+
 class TestGone:
     @pytest.mark.parametrize("status", [200, 403, 404, 410, 500])
     def test_only_a_404_to_who_created_it_is_gone(self, status: int) -> None:

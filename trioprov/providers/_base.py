@@ -229,8 +229,7 @@ class Provider(ABC):
         Whoever has the same one is the same to the server, so that its "not found" means "gone" and not "not yours".
         `None` without any.
         """
-        headers = {name.lower(): value for name, value in self.headers.items() if is_credential(name)}
-        all_of_them = [sorted(each.items()) for each in (self._jar, headers, conversation.identity)]
+        all_of_them = [sorted(each.items()) for each in (self._jar, self._keys, conversation.identity)]
         return hashlib.sha256(json.dumps(all_of_them).encode()).hexdigest() if any(all_of_them) else None
 
     def access(self) -> str | None:
@@ -238,7 +237,8 @@ class Provider(ABC):
 
         What needs any of it can be done again only by a provider with the same. `None` if it was nothing.
         """
-        brought = [sorted(self._jar.items()), sorted((k.lower(), v) for k, v in self.headers.items()), self.proxy]
+        headers = {name.lower(): value for name, value in self.headers.items()} | self._keys
+        brought = [sorted(self._jar.items()), sorted(headers.items()), self.proxy]
         return hashlib.sha256(json.dumps(brought).encode()).hexdigest() if any(brought) else None
 
     def gone(self, conversation: Conversation, response: Response) -> bool:
@@ -260,15 +260,20 @@ class Provider(ABC):
         The longest first, since one may hold another.
         """
         found = {*self._jar.values(), *map(str, conversation.identity.values()), *passwords(self.proxy or "")}
-        for name, value in self.headers.items():
-            if is_credential(name):
-                found |= {value, value.rpartition(" ")[2]}  # with "Bearer" and without
+        for value in self._keys.values():
+            found |= {value, value.rpartition(" ")[2]}  # with "Bearer" and without
         return tuple(sorted((secret for secret in found if len(secret) >= 4), key=len, reverse=True))
 
     @property
     def _jar(self) -> Mapping[str, str]:
         """The cookies, as the constructor has left them."""
         return cast("Mapping[str, str]", self.cookies)
+
+    @property
+    def _keys(self) -> dict[str, str]:
+        """The headers, and the fields that a class has of its own, whose names say that they hold a credential."""
+        own = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), str)}
+        return {name.lower(): value for name, value in {**own, **self.headers}.items() if value and is_credential(name)}
 
     # -- What its flows are written with -----------------------------------------------------------------------------
 
