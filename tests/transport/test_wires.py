@@ -169,6 +169,38 @@ async def test_an_end_that_was_meant_is_told_from_a_cut() -> None:
         assert not wire.clean
 
 
+async def test_an_end_that_was_meant_needs_no_end_of_what_is_below() -> None:
+    async with joined() as (wire, theirs, _):
+        await theirs.send_all(b"hi")
+        with trio.move_on_after(0.01):  # it says that it closes, and waits for us to say so
+            await theirs.unwrap()
+        with trio.fail_after(5):
+            assert await receive_exactly(wire, 2) == b"hi"
+            assert await wire.receive() == b""
+        assert wire.clean
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_not_lost() -> None:
+    server, client = contexts(ssl.TLSVersion.TLSv1_2)  # there, the server has the last word in it
+    ours, stream = sockets()
+    wire, incoming, outgoing = TLSWire(ours, client, "a.test"), ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = server.wrap_bio(incoming, outgoing, server_side=True)
+    async with stream, trio.open_nursery() as nursery:
+        nursery.start_soon(wire.handshake)
+        while theirs.version() is None or outgoing.pending:
+            try:
+                theirs.do_handshake()
+                theirs.write(b"hi")
+            except ssl.SSLWantReadError:
+                pass
+            await stream.send_all(outgoing.read())
+            if theirs.version() is None:
+                incoming.write(await stream.receive_some(65536))
+        with trio.fail_after(5):
+            assert await receive_exactly(wire, 2) == b"hi"
+    wire.close()
+
+
 async def test_a_cut_inside_a_record_is_a_cut() -> None:
     async with joined() as (wire, theirs, below):
         await theirs.send_all(b"whole")
