@@ -124,6 +124,10 @@ breaks("default_model is None")(type("NoDefaultModel", (without("default_model")
 breaks("ask is not implemented")(type("NoAsk", (without("ask"),), {}))
 breaks("name is 'My Brook'")(type("OddName", (Brook,), {"name": "My Brook"}))
 breaks("default_base_url is 'brook.example'")(type("NoScheme", (Brook,), {"default_base_url": "brook.example"}))
+breaks("one that no provider of trioprov has")(type("Taken", (Brook,), {"name": "h2o"}))
+breaks("parameter_rules['temperature'] is (0, 2)")(
+    type("NoRules", (Brook,), {"parameter_rules": {"temperature": (0, 2)}})
+)
 breaks("models is ['brook-1']")(type("ListOfModels", (Brook,), {"models": ["brook-1"]}))
 breaks("each of them once")(type("TwiceTheSame", (Brook,), {"models": ("brook-1", "brook-1")}))
 breaks("working is 'no'")(type("Working", (Brook,), {"working": "no"}))
@@ -154,6 +158,19 @@ class GeneratorMint(Brook):
 class CloseWithoutYield(Brook):
     def close(self, conversation: Any) -> Any:
         return "nothing_owed"
+
+
+@breaks("mint returned {'owner': 5}")
+class MintsNumbers(Brook):
+    def mint(self, new_id: Any) -> Any:
+        return {"owner": 5}
+
+
+@breaks("open yielded {'path': '/rooms'}")
+class NoRequest(Brook):
+    def open(self, conversation: Any, new_id: Any) -> Any:
+        response = yield {"path": "/rooms"}
+        return conversation.replace(id=response.id("room"))
 
 
 @breaks("keyword-only")
@@ -383,6 +400,39 @@ class BigHeaders(Brook):
         return {**super().request_headers(conversation), "X-Big": "1"}
 
 
+@breaks("x-brook-owner: None")
+class NoneForNothing(Brook):
+    def request_headers(self, conversation: Any) -> Any:
+        return {**super().request_headers(conversation), "x-brook-owner": conversation.get("owner")}
+
+
+@breaks("ASCII in one line")
+class AnyHeader(Brook):
+    def request_headers(self, conversation: Any) -> Any:
+        return {**super().request_headers(conversation), "x-brook-tone": "спокойно"}
+
+
+@breaks("JSON values alone")
+class AnyBody(Brook):
+    def ask(self, conversation: Any, messages: Any, options: Any, new_id: Any) -> Any:
+        return (yield from super().ask(conversation, messages, {**options, "tones": {"calm"}}, new_id))
+
+
+@breaks("open gives an id and asks nobody")
+class IdOutOfThinAir(Brook):
+    def open(self, conversation: Any, new_id: Any) -> Any:
+        return conversation.replace(id=new_id())
+        yield
+
+
+@breaks("has become")
+class ChangesInPlace(Brook):
+    def open(self, conversation: Any, new_id: Any) -> Any:
+        found = yield from super().open(conversation, new_id)
+        conversation["id"] = found.id
+        return conversation
+
+
 @breaks("credentials in headers or cookies alone")
 class KeyInPath(Brook):
     def request(self, conversation: Any, method: str, path: str, **given: Any) -> Request:
@@ -571,6 +621,27 @@ class Interrupted(Loose):
     def take(self, event: Any, events: list[Any]) -> bool:
         events.append(Finish("interrupted"))
         return True
+
+
+@bad_decoder("one of stop, length")
+class OddReason(Loose):
+    def take(self, event: Any, events: list[Any]) -> bool:
+        events.append(Finish("done"))  # pyright: ignore[reportArgumentType]
+        return True
+
+
+@bad_decoder("an exception")
+class SaysItsError(Loose):
+    def take(self, event: Any, events: list[Any]) -> bool:
+        events.append(Finish("error", "it failed"))  # pyright: ignore[reportArgumentType]
+        return True
+
+
+@bad_decoder("has become")
+class WritesIntoIt(Loose):
+    def take(self, event: Any, events: list[Any]) -> bool:
+        self.conversation["seen"] = True
+        return super().take(event, events)
 
 
 @bad_decoder("more events after the Finish")

@@ -75,9 +75,17 @@ def _well_formed(subject: Subject) -> Iterator[Complaint]:
             yield said, "a path from the first slash, percent-encoded"
         if odd := [name for name in request.headers if name != name.lower()]:
             yield f"{said} with the header {odd[0]}", "names in lower case"
+        for name, value in (*request.headers.items(), *(request.query or {}).items(), *(request.form or {}).items()):
+            if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                yield f"{said} with {name}: {shown(value)}", "a string"
+            elif name in request.headers and not (value.isascii() and value.isprintable()):
+                yield f"{said} with the header {name}: {shown(value)}", "ASCII in one line"
         if sum(body is not None for body in (request.json, request.form, request.multipart)) > 1:
             yield f"{said} with several bodies", "one"
-        json.dumps(request.json, allow_nan=False)
+        try:
+            json.dumps(request.json, allow_nan=False)
+        except (TypeError, ValueError) as exc:
+            yield f"{said} with a body of which JSON makes: {exc}", "JSON values alone"
 
 
 def _headers(subject: Subject) -> Iterator[Complaint]:
@@ -123,6 +131,12 @@ def _creates(subject: Subject) -> Iterator[Complaint]:
     if not isinstance(conversation, Conversation):
         return
     requests, flow = opening.requests, "open"
+    if conversation.id is not None and not requests:
+        yield (
+            "open gives an id and asks nobody",
+            "an id of the client's own where it is first said: in ask's request, with creates=True, and its decoder",
+        )
+        return
     if conversation.id is None:
         stream = subject.stream(provider)
         requests, flow = [*subject.asked(provider).requests, *([stream.request] if stream else [])], "ask"

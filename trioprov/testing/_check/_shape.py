@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from ...providers import Provider
+from ...providers import AllenAI, H2o, OpenAssistant, Provider, Request
 from ._subject import ID, QUESTION, Complaint, Subject, counted, shown
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+_OURS = (H2o, OpenAssistant, AllenAI)
 _TEXTS = ("name", "label", "url", "default_base_url", "default_model")
 _FLAGS = (
     *("needs_auth", "supports_stream", "supports_system_message", "supports_message_history"),
@@ -45,6 +46,8 @@ def _attributes(subject: Subject) -> Iterator[Complaint]:
             yield f"{name} is {shown(value)}", "a string that says it"
         elif name == "name" and not _NAME.fullmatch(value):
             yield f"name is {value!r}", "lower-case letters, digits, '.', '_' and '-': it is a key and an option"
+        elif name == "name" and any(value == ours.name and not issubclass(cls, ours) for ours in _OURS):
+            yield f"name is {value!r}", "one that no provider of trioprov has"
         elif name in ("url", "default_base_url") and not _URL.fullmatch(value):
             yield f"{name} is {value!r}", "a URL with http:// or https://"
     for name in _FLAGS:
@@ -53,6 +56,10 @@ def _attributes(subject: Subject) -> Iterator[Complaint]:
     for name in _MAPPINGS:
         if not isinstance(value := getattr(cls, name, None), Mapping):
             yield f"{name} is {shown(value)}", "a mapping"
+    rules: object = cls.parameter_rules
+    for name, rule in cast("Mapping[str, object]", rules).items() if isinstance(rules, Mapping) else ():
+        if not callable(rule):
+            yield f"parameter_rules[{name!r}] is {shown(rule)}", "a function that checks it, such as number(0, 2) gives"
     for name in ("models", "supported_parameters"):
         given: Any = getattr(cls, name, None)
         names = _items(given)
@@ -100,6 +107,16 @@ def _constructor(subject: Subject) -> Iterator[Complaint]:
         )
 
 
+def _identity(subject: Subject) -> Iterator[Complaint]:
+    """What it mints is a mapping of strings, as it is written down with its conversations."""
+    minted: object = cast("object", subject.bare().mint(counted()))
+    strings = isinstance(minted, Mapping) and all(
+        isinstance(one, str) for pair in cast("Mapping[object, object]", minted).items() for one in pair
+    )
+    if not strings:
+        yield f"mint returned {shown(cast('object', minted))}", "a mapping of strings"
+
+
 def _flows(subject: Subject) -> Iterator[Complaint]:
     """Its flows are generators of requests."""
     provider = subject.bare()
@@ -111,10 +128,13 @@ def _flows(subject: Subject) -> Iterator[Complaint]:
         "close": provider.close(conversation),
         "recover": provider.recover(conversation),
     }
-    for name, flow in steps.items():
-        if not inspect.isgenerator(flow):
-            yield f"{name} returned {shown(flow)}", "a generator: a yield in it, if only one that is never reached"
+    wrong = {name: flow for name, flow in steps.items() if not inspect.isgenerator(flow)}
+    for name, flow in wrong.items():
+        yield f"{name} returned {shown(flow)}", "a generator: a yield in it, if only one that is never reached"
+    for name, step in () if wrong else subject.requests(subject.make()):
+        if not isinstance(step, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield f"{name} yielded {shown(step)}", "a Request, a Conversation or a Pause"
 
 
 FIRST = (_class, _attributes, _plain, _constructor)
-THEN = (_flows,)
+THEN = (_identity, _flows)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ..._conversation import Conversation
 from ..._errors import TrioprovError
-from ..._events import Event, Finish, Lagged, Notice, Queued
+from ..._events import Event, Finish, FinishReason, Lagged, Notice, Queued
 from ...providers import Decoder, Stream
 from ._flows import HOSTILE, REFUSALS
 from ._subject import QUESTION, Complaint, Subject, broken, counted, drive, shown
@@ -143,6 +144,8 @@ def _any_bytes(subject: Subject) -> Iterator[Complaint]:
             yield f"{shown(body)} gave an empty token", "none"
         elif any(isinstance(event, Lagged) for event in events):
             yield f"{shown(body)} gave Lagged", "that is for subscribers to see"
+        elif finishes[0].reason not in get_args(FinishReason) or not _exception(finishes[0].error):
+            yield f"{shown(body)} gave {finishes[0]!r}", f"one of {', '.join(get_args(FinishReason))}; an exception"
         elif finishes[0].reason == "interrupted" or (finishes[0].error is None) == (finishes[0].reason == "error"):
             yield f"{shown(body)} gave {finishes[0]!r}", "an error with the reason 'error', and with no other"
         elif decoder.receive_data(body) or decoder.receive_eof() or decoder.receive_eof():
@@ -151,6 +154,10 @@ def _any_bytes(subject: Subject) -> Iterator[Complaint]:
             yield f"its conversation has become {shown(decoder.conversation)}", "self.conversation.replace(…)"
             return
         json.dumps(decoder.conversation)
+
+
+def _exception(error: object) -> bool:
+    return error is None or isinstance(error, Exception)
 
 
 def _cut_anywhere(subject: Subject) -> Iterator[Complaint]:
@@ -183,6 +190,23 @@ def _complete(subject: Subject) -> Iterator[Complaint]:
             part = _decoded(fresh(), stream[:at])
             if _ended_well(part) and _gist(part) != whole:
                 yield f"cut after {at} bytes, a recorded stream gave {shown(_gist(part))}", "an error: it is not all"
+
+
+def _changes_nothing(subject: Subject) -> Iterator[Complaint]:
+    """No flow and no decoder changes the conversation that it is given: whoever holds it would not be told."""
+    provider, fresh = subject.make(), _fresh(subject)
+    minted, opened = subject.minted(provider), subject.opened(provider)
+    decoders = [fresh() for _ in subject.streams] if fresh is not None else []
+    given = [minted, opened, *(decoder.conversation for decoder in decoders)]
+    before = copy.deepcopy(given)
+    drive(provider.open(minted, counted()), subject.answers())
+    for flow in (provider.ask(opened, QUESTION, {}, counted()), provider.stop(opened), provider.close(opened)):
+        drive(flow, subject.answers())
+    for decoder, stream in zip(decoders, subject.streams, strict=False):
+        _decoded(decoder, stream)
+    for was, now in zip(before, given, strict=True):
+        if was != now:
+            yield f"{shown(dict(was))} has become {shown(dict(now))}", "conversation.replace(…), which makes a new one"
 
 
 def _ended_well(events: list[Event]) -> bool:
@@ -223,4 +247,4 @@ def _after_stream(subject: Subject) -> Iterator[Complaint]:
             yield f"after_stream returned {shown(driven.value)}", "events, with a Finish at the end"
 
 
-DUTIES = (_any_bytes, _cut_anywhere, _complete, _bounded, _after_stream)
+DUTIES = (_any_bytes, _cut_anywhere, _changes_nothing, _complete, _bounded, _after_stream)

@@ -69,7 +69,7 @@ def drive(steps: Steps[Any], answer: Answering) -> Driven:
             else:
                 driven.requests.append(step)
                 reply = answer(step)
-        raise Endless(f"more than {_MOST} steps")
+        raise Endless(f"more than {_MOST} steps of {getattr(steps, '__qualname__', steps)}")
     except StopIteration as stop:
         driven.value = stop.value
     except TrioprovError as exc:

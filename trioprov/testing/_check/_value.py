@@ -169,9 +169,6 @@ def _minted(subject: Subject) -> Iterator[Complaint]:
         yield f"two identities are {first} and {second}", "values of their own, from new_id"
     if dict(provider.mint(counted())) != first:
         yield "with the same ids it mints another identity", "new_id alone decides"
-    for name, value in first.items():
-        if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            yield f"it minted {name!r}: {value!r}", "strings"
 
 
 DUTIES = (_models, _equal, _frozen, _copies, _repr, _refused, _secrets, _conversations, _minted)
