@@ -215,6 +215,24 @@ async def test_an_idle_connection_is_closed_before_the_server_does(autojump_cloc
         assert (server.connections, server.open) == (3, 1)
 
 
+async def test_the_connection_that_was_used_last_is_used_first(autojump_clock: trio.testing.MockClock) -> None:
+    async def later(stream: trio.abc.Stream) -> None:
+        await trio.sleep(1)
+        await stream.send_all(HI)
+
+    server = Server(later=later)
+    async with Memory()(server) as url, client_of() as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, f"{url}/hi")
+            nursery.start_soon(client.get, f"{url}/later")
+        await trio.sleep(1)
+        await client.get(f"{url}/hi")
+        await trio.sleep(KEEPALIVE - 1.9)  # the one that nobody used since the beginning is old now
+        await client.get(f"{url}/hi")
+        await trio.sleep(0.1)
+        assert (server.connections, server.open) == (2, 1)
+
+
 async def test_an_answer_that_is_left_early_takes_its_connection_with_it(network: Network) -> None:
     server = Server(long=OK + b"Content-Length: 9999\r\n\r\nhi")
     async with network(server) as url, client_of() as client:
