@@ -63,3 +63,8 @@ def test_json_is_decoded_as_utf_8() -> None:
 def test_accept_is_negotiated_by_weight_and_then_by_precision(accept: str, wins: str | None) -> None:
     """sveltejs/kit 1.20, ``utils/http.js``."""
     assert negotiate(accept, JSON_OR_PAGE) == wins
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        _ = RecordedRequest(method="POST", path="/", body=b"[" * 100_000).json

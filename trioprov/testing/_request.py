@@ -57,7 +57,10 @@ class RecordedRequest:
         Raises:
             ValueError: it is not JSON in UTF-8.
         """
-        return json.loads(self.body.decode())
+        try:
+            return json.loads(self.body.decode())
+        except RecursionError:
+            raise ValueError("the JSON is nested too deeply") from None
 
     @property
     def form(self) -> list[tuple[str, str]]:
