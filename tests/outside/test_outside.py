@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -76,3 +78,32 @@ async def test_what_has_no_documented_cleanup_is_no_failure_on_the_command_line(
     assert done.returncode == 0, done.stderr.decode()
     assert b"Rayleigh" in done.stdout
     assert len(server.service.puffs) == 1
+
+
+async def test_neither_it_nor_one_that_cannot_be_imported_is_in_the_way_of_the_emulators(
+    installed: Mapping[str, str], tmp_path: Path
+) -> None:
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[trioprov.providers]\nbroken = no_such_module:Broken\n")
+    environment = {**installed, "PYTHONPATH": os.pathsep.join([str(tmp_path), installed["PYTHONPATH"]])}
+    done = await cli(environment, "ask", "Why?", "--emulated", "--plain")
+    assert done.returncode == 0, done.stderr.decode()
+    with trio.fail_after(60):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "trioprov", "emulate"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with process.stdout, process.stderr:
+            said = b""
+            async for data in process.stderr:
+                said += data
+                if b"serving" in said:
+                    process.send_signal(signal.SIGINT)
+        await process.wait()
+    assert b"serving until Ctrl-C" in said

@@ -113,8 +113,7 @@ class Asking:
         async with AsyncExitStack() as stack:
             providers = self._question.providers
             if self._question.emulated:
-                emulated = [await self._emulated(stack, provider) for provider in providers]
-                providers = [provider for provider in emulated if provider is not None]
+                providers = [await self._emulated(stack, provider) for provider in providers]
             try:
                 with self._interrupts.cancelling():
                     await self._ask(view, providers)
@@ -174,10 +173,11 @@ class Asking:
     def _begin(self, course: Course) -> None:
         self._telling.course = course
 
-    async def _emulated(self, stack: AsyncExitStack, provider: Provider) -> Provider | None:
+    async def _emulated(self, stack: AsyncExitStack, provider: Provider) -> Provider:
         """The same provider, asking a bundled server; one server for all lanes of a service.
 
-        There is none for a provider of another package: `None`, unless the user named it.
+        Raises:
+            UsageError: there is none for this one, which another package brings.
         """
         try:
             from ..testing import open_emulator
@@ -188,8 +188,6 @@ class Asking:
             try:
                 opening = open_emulator(type(provider), **_PACE.get(provider.name, {}))
             except LookupError:
-                if not self._question.chosen:
-                    return None
                 raise UsageError(f"--emulated: there is no emulator of {provider.name}") from None
             emulator = self._telling.emulators[provider.name] = await stack.enter_async_context(opening)
         return dataclasses.replace(provider, base_url=emulator.url, cookies=emulator.provider.cookies)

@@ -33,7 +33,6 @@ class Question:
         parameters: the generation parameters.
         emulated: whether the bundled servers are to be asked.
         unasked: registered providers that were left out because nobody named any, with the reason.
-        chosen: whether the user named the providers.
         journal: where debts are written down, if anywhere.
         paid_by: the command that pays what stays in the journal.
         race: whether only the first answer is wanted.
@@ -46,7 +45,6 @@ class Question:
     parameters: Mapping[str, Any]
     emulated: bool
     unasked: Mapping[str, str]
-    chosen: bool
     journal: Journal | None
     paid_by: str
     race: bool
@@ -85,7 +83,6 @@ def question(arguments: argparse.Namespace) -> Question:
         parameters=parameters,
         emulated=arguments.emulated,
         unasked=unasked,
-        chosen=_chosen(arguments),
         journal=None if arguments.journal is None else journal(arguments.journal),
         paid_by="" if arguments.journal is None else _paid_by(arguments, providers),
         race=arguments.race,
@@ -195,7 +192,7 @@ def _asked(
     if with_url:
         return list(dict.fromkeys(with_url)), {}
     if arguments.emulated:
-        return list(PROVIDERS), {}
+        return list(PROVIDERS.ours), {}
     unasked: dict[str, str] = {}
     names: list[str] = []
     for name in PROVIDERS:

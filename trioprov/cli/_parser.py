@@ -15,7 +15,7 @@ several providers:
   twice (-p h2o -p h2o) takes one value for both, or two in order.
 
 who is asked without -p:
-  With --emulated, everybody; with --base-url NAME=URL, the providers named
+  With --emulated, our own three; with --base-url NAME=URL, the providers named
   there; else every provider whose public service is not known to have closed,
   and which needs no account or gets --cookies.
 
@@ -229,7 +229,9 @@ def build() -> argparse.ArgumentParser:
         "conversations nobody has deleted.",
         allow_abbrev=False,
     )
-    emulate.add_argument("names", nargs="*", metavar="NAME", help=f"which services; all of them if none: {names}")
+    emulate.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which services; all of them if none: {', '.join(PROVIDERS.ours)}"
+    )
     emulate.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     emulate.add_argument(
         "--port",

@@ -21,14 +21,14 @@ class UsageError(Exception):
 
 
 def known_names(names: Sequence[str]) -> list[str]:
-    """The names, or all there are if there are none.
+    """The names; if there are none, those of ours, which are the ones that have emulators.
 
     Raises:
         UsageError: one of them is not registered.
     """
     for name in names:
         known(name, "NAME")
-    return list(names) or list(PROVIDERS)
+    return list(names) or list(PROVIDERS.ours)
 
 
 def load(name: str) -> type[Provider]:

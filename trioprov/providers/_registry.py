@@ -18,10 +18,14 @@ class Registry(Mapping[str, type[Provider]]):
 
     An installed package adds one by an entry point of the group ``trioprov.providers``, with the provider's name for
     its own. It is imported when it is asked for, and no sooner; the names of ours cannot be taken.
+
+    Attributes:
+        ours: these names.
     """
 
     def __init__(self, *ours: type[Provider]) -> None:
         self._classes = {provider.name: provider for provider in ours}
+        self.ours: tuple[str, ...] = tuple(self._classes)
 
     def __getitem__(self, name: str) -> type[Provider]:
         if name not in self._classes:
