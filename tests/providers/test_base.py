@@ -745,20 +745,23 @@ class TestRegistry:
         class Entry(importlib.metadata.EntryPoint):
             def load(self) -> Any:
                 loaded.append(self.name)
-                return {"toy": Toy, "h2o": Toy, "broken": 5}[self.name]
+                return {"toy": Toy, "h2o": Toy, "broken": 5, "game": Toy}[self.name]
 
         def entry_points(*, group: str) -> list[Entry]:
             assert group == "trioprov.providers"
-            return [Entry(name, "m:x", group) for name in ("toy", "h2o", "broken")]
+            return [Entry(name, "m:x", group) for name in ("toy", "h2o", "broken", "game")]
 
         monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
         registry = trioprov.providers.Registry(*ALL)
-        assert [*registry] == ["h2o", "openassistant", "allenai", "toy", "broken"]
+        assert [*registry] == ["h2o", "openassistant", "allenai", "toy", "broken", "game"]
+        assert registry.ours == ("h2o", "openassistant", "allenai")
         assert loaded == []
         assert registry["h2o"] is H2o
         assert registry["toy"] is registry["toy"] is Toy
         assert loaded == ["toy"]
         with pytest.raises(TypeError, match="broken"):
             _ = registry["broken"]
+        with pytest.raises(TypeError, match=r"'game' of trioprov\.providers brings 'toy', and must have its name"):
+            _ = registry["game"]
         with pytest.raises(KeyError):
             _ = registry["nobody"]

@@ -32,6 +32,8 @@ class Registry(Mapping[str, type[Provider]]):
             found: object = self._others()[name].load()
             if not (isinstance(found, type) and issubclass(found, Provider)):
                 raise TypeError(f"the entry point {name!r} of {GROUP} is not a Provider class but {found!r}")
+            if found.name != name:  # a debt is written down under the one, and looked for under the other
+                raise TypeError(f"the entry point {name!r} of {GROUP} brings {found.name!r}, and must have its name")
             self._classes[name] = found
         return self._classes[name]
 
