@@ -122,6 +122,7 @@ async def test_a_cleanup_that_comes_to_no_outcome_is_not_taken_for_one(value: ob
     assert answer.cleanup is not None
     assert answer.cleanup.outcome == "owed"
     assert isinstance(answer.cleanup.error, TypeError)
+    assert str(answer.cleanup.error) == f"Wrong must say that its cleanup came to an Outcome, not {value!r}"
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -160,7 +160,7 @@ async def _attempt(
             raise TotalTimeout("the service still works on the answer")
         await trio.sleep(seconds)
 
-    outcome = await _flow.carry_out(flow(conversation), str, send, lambda _: None, pause)
+    outcome = await _flow.carry_out(flow(conversation), object, send, lambda _: None, pause)
     if outcome not in get_args(Outcome):  # which could say that all is well
         raise TypeError(f"{type(provider).__qualname__} must say that its cleanup came to an Outcome, not {outcome!r}")
     return outcome
