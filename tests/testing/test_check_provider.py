@@ -249,6 +249,23 @@ class NoSecrets(Brook):
         return ()
 
 
+class WithKey(Brook):
+    def request_headers(self, conversation: Any) -> Any:
+        return {**super().request_headers(conversation), "x-api-key": "key-1f2e3d4c"}
+
+
+@breaks("with x-api-key, and secrets() does not hold it")
+class UnknownKey(WithKey):
+    def access(self) -> str:
+        return "the key's fingerprint"
+
+
+@breaks("with x-api-key, and access() or credential() is None")
+class KeyOfNobody(WithKey):
+    def secrets(self, conversation: Any) -> tuple[str, ...]:
+        return (*super().secrets(conversation), "key-1f2e3d4c")
+
+
 @breaks("credential() or access() is None")
 class NoCredential(Brook):
     def access(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..._conversation import Conversation
 from ..._errors import ModelNotSupported
+from ...providers._address import is_credential
 from ._subject import COOKIE, MINE, PASSWORD, QUESTION, TOKEN, Complaint, Subject, counted, drive, shown
 
 _SECRETS = (COOKIE, TOKEN, PASSWORD)
@@ -139,6 +140,26 @@ def _secrets(subject: Subject) -> Iterator[Complaint]:
         yield "it owns a conversation with another credential", "owns() is for who created it"
 
 
+def _keys(subject: Subject) -> Iterator[Complaint]:
+    """A key that it has besides cookies and headers is a secret too, and tells who speaks from who else does."""
+    provider = subject.bare()
+    conversation = subject.minted(provider)
+    known, minted = provider.secrets(conversation), conversation.identity.values()
+    for flow, request in subject.requests(provider):
+        for name, value in request.headers.items():
+            sent = {str(value), str(value).rpartition(" ")[2]}
+            if not is_credential(name) or sent & set(minted):
+                continue
+            said = f"{flow} sends {request.method} {request.path} with {name}"
+            if not sent & set(known):
+                yield (
+                    f"{said}, and secrets() does not hold it",
+                    "(*super().secrets(conversation), …), or it in headers=",
+                )
+            if provider.access() is None or provider.credential(conversation) is None:
+                yield f"{said}, and access() or credential() is None", "a fingerprint of it too, or it in headers="
+
+
 def _conversations(subject: Subject) -> Iterator[Complaint]:
     """Its conversations are plain JSON, survive it, and hold nothing that the user brought."""
     provider = subject.make()
@@ -171,4 +192,4 @@ def _minted(subject: Subject) -> Iterator[Complaint]:
         yield "with the same ids it mints another identity", "new_id alone decides"
 
 
-DUTIES = (_models, _equal, _frozen, _copies, _repr, _refused, _secrets, _conversations, _minted)
+DUTIES = (_models, _equal, _frozen, _copies, _repr, _refused, _secrets, _keys, _conversations, _minted)
