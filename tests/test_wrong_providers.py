@@ -17,7 +17,7 @@ from trioprov.testing import Fault, assert_no_orphans, open_emulator
 QUESTION = "Why is the sky blue?"
 
 
-def decoding(service: type[Provider], change: Callable[[Decoder], None]) -> type[Provider]:
+def decoding(service: type[Provider], change: Callable[[Decoder], object]) -> type[Provider]:
     """The provider, with decoders that do something else besides when they have read some of their stream."""
 
     class Wrong(service):
@@ -57,6 +57,13 @@ async def test_a_secret_that_is_empty_or_looks_blotted_out_stops_nothing(secret:
     fault = Fault(on="generate", status=400, body='{"message": "2 * 3 is **** not a question"}')
     async with open_emulator(Keyed, faults=[fault]) as emulator:
         with pytest.raises(InvalidRequest, match="not a question"):
+            await trioprov.ask(QUESTION, emulator.provider)
+        assert_no_orphans(emulator)
+
+
+async def test_bytes_that_a_decoder_takes_for_text_are_not_the_connection_s_fault(service: type[Provider]) -> None:
+    async with open_emulator(decoding(service, lambda _: b"\xff".decode())) as emulator:
+        with pytest.raises(UnicodeDecodeError):
             await trioprov.ask(QUESTION, emulator.provider)
         assert_no_orphans(emulator)
 

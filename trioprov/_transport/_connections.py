@@ -156,6 +156,8 @@ class Transport:
                     del arrived
                     await pumping
             except THEIRS as exc:
+                if in_body and isinstance(exc, UnicodeError):
+                    raise  # no host name that is none, but whoever reads the body
                 raise in_our_words(exc, in_body=in_body) from exc
             return None
 
