@@ -132,6 +132,19 @@ async def test_a_cleanup_that_comes_to_no_outcome_is_not_taken_for_one(value: ob
     assert str(answer.cleanup.error) == f"Wrong must say that its cleanup came to an Outcome, not {value!r}"
 
 
+async def test_a_prompt_that_crashes_is_its_own_lane_s_error() -> None:
+    def crash(self: H2o, *args: object) -> str:
+        raise AttributeError("strip")
+
+    wrong = type("Wrong", (H2o,), {"prompt": crash})
+    async with open_emulator(H2o) as emulator:
+        answers = await trioprov.gather(QUESTION, [wrong(base_url=emulator.url), emulator.provider])
+        async with trioprov.race(QUESTION, [wrong(base_url=emulator.url), emulator.provider]) as reply:
+            assert reply.provider is emulator.provider
+    assert isinstance(answers[0].error, AttributeError)
+    assert answers[1].error is None
+
+
 @pytest.mark.parametrize("keep", [False, True])
 async def test_a_stop_that_crashes_is_logged_and_nobody_else_s_trouble(
     keep: bool, caplog: pytest.LogCaptureFixture
@@ -160,10 +173,16 @@ async def test_a_recover_that_crashes_does_not_hide_why_there_is_nothing_to_reco
             await trioprov.ask(QUESTION, emulator.provider)
 
 
-async def test_secrets_that_crash_do_not_hide_the_error_nor_show_what_is_known() -> None:
-    def crash(self: H2o, conversation: trioprov.Conversation) -> Any:
-        raise KeyError("key")
+def no_secrets(self: H2o, conversation: trioprov.Conversation) -> None:
+    """A list of secrets whose author forgot to return it."""
 
+
+def lost_secrets(self: H2o, conversation: trioprov.Conversation) -> tuple[str, ...]:
+    return (conversation["key"],)
+
+
+@pytest.mark.parametrize("crash", [no_secrets, lost_secrets])
+async def test_secrets_that_crash_do_not_hide_the_error_nor_show_what_is_known(crash: object) -> None:
     wrong = type("Wrong", (H2o,), {"secrets": crash})
     fault = Fault(on="generate", status=400, body='{"message": "no, my-login-cookie"}')
     async with open_emulator(wrong, faults=[fault]) as emulator:

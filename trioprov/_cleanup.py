@@ -29,7 +29,7 @@ CREATE_TAKES = 5.0
 def cleaned(exc: Exception, provider: Provider, conversation: Conversation) -> Exception:
     """The error, and its causes, without any credential that a server may have echoed into it."""
     try:
-        secrets = provider.secrets(conversation)
+        secrets = tuple(provider.secrets(conversation))
     except Exception:  # a bug in a provider, in whose place the error must not go
         log.exception("%s: what no error may show is not known in full", provider.name)
         secrets = Provider.secrets(provider, conversation)

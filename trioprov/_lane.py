@@ -162,7 +162,7 @@ def new_lanes(
         try:
             provider.prompt(provider.new_conversation(), checked)
             options = provider.options(parameters)
-        except (TypeError, ValueError) as exc:
+        except Exception as exc:  # a TypeError or ValueError, or a bug in a provider, which is no other's either
             options = exc
         lanes.append(Lane(index, provider, client, deadlines, checked, options, log=log(index), gate=gate))
     return tuple(lanes)
