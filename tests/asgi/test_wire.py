@@ -14,20 +14,29 @@ import trio.testing
 import trioprov
 import trioprov.anyio
 from trioprov import Finish, Lagged, Notice, Queued
-from trioprov.asgi import SSEResponse, open_replies
+from trioprov.asgi import SSEResponse, TextResponse, open_replies
 from trioprov.asgi._failures import failure
-from trioprov.asgi._held import Reader
+from trioprov.asgi._held import Held, Reader
 from trioprov.asgi._outlet import Outlet
 from trioprov.asgi._wire import block, prelude
 
+TOKENS = ["a", "", " ", "\n", "\r\n\r\n", "\u2028", "data: x\n\nid: 7\n", "🌌", "\ud83c", "\x00", '"\\']
 
-@pytest.mark.parametrize("token", ["a", "", " ", "\n", "\r\n\r\n", "\u2028", "data: x\n\nid: 7\n", "🌌", "\x00", '"\\'])
+
+@pytest.mark.parametrize("token", TOKENS)
 def test_a_token_is_one_line_and_comes_back_as_it_was(token: str) -> None:
     lines = block(token, "name", 7).decode().split("\n")
     assert lines[:2] == ["id: name:7", "event: token"]
     assert json.loads(lines[2].removeprefix("data: ")) == token
     assert lines[3:] == ["", ""]
     assert not any("\r" in line for line in lines)
+
+
+async def test_half_of_a_surrogate_pair_is_no_text_and_stops_none() -> None:
+    opening = trioprov.anyio.open_reply("Why?", trioprov.H2o())
+    response, held = TextResponse(opening), Held(opening)
+    pieces = [response._piece(token, held, 1) for token in ("a", "\ud83c", "b")]  # pyright: ignore[reportPrivateUsage]
+    assert pieces == [b"a", b"?", b"b"]
 
 
 @pytest.mark.parametrize(

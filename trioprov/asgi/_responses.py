@@ -55,7 +55,7 @@ class TextResponse(ReplyResponse):
         self.headers.setdefault("x-content-type-options", "nosniff")  # browsers wait for more, to guess what it is
 
     def _piece(self, event: Event, held: Held, number: int) -> bytes:
-        return event.encode() if isinstance(event, str) else b""
+        return event.encode(errors="replace") if isinstance(event, str) else b""
 
     async def _finish(self, finish: Finish, held: Held, outlet: Outlet) -> None:
         if finish.error is not None:

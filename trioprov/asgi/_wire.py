@@ -40,7 +40,8 @@ def block(event: Event, reply: str, number: int) -> bytes:
         case _:  # Lagged: a reader that holds the stream back misses nothing
             return b""
     last = END if isinstance(event, Finish) else number
-    return f"id: {reply}:{last}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    text = f"id: {reply}:{last}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return text.encode(errors="backslashreplace")  # half of a surrogate pair, as JSON has it
 
 
 def _finish(event: Finish) -> dict[str, object]:
