@@ -640,6 +640,20 @@ class Interrupted(Loose):
         return True
 
 
+@bad_decoder("decode returned <generator object")
+class Yields(Loose):
+    def decode(self, data: bytes, events: list[Any]) -> Any:
+        yield "Hi"
+
+
+@bad_decoder("decode returned ['Hi'")
+class Returns(Loose):
+    def decode(self, data: bytes, events: list[Any]) -> Any:
+        found: list[Any] = []
+        super().decode(data, found)
+        return found
+
+
 @bad_decoder("one of stop, length")
 class OddReason(Loose):
     def take(self, event: Any, events: list[Any]) -> bool:
@@ -858,6 +872,8 @@ def test_what_is_no_provider_class_is_told() -> None:
         check_provider(H2o())
     with pytest.raises(TypeError, match="list of bytes"):
         check_provider(H2o, streams=b"data: ")
+    with pytest.raises(TypeError, match="not empty"):
+        check_provider(H2o, streams=[b""])
 
 
 def test_all_that_is_wrong_is_told_at_once_each_with_what_is_wanted() -> None:

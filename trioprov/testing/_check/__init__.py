@@ -51,8 +51,10 @@ def check_provider(
     """
     if not isinstance(provider_class, type):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"check_provider wants a class, not {provider_class!r}")
-    if isinstance(streams, (bytes, str)) or not all(isinstance(one, bytes) for one in cast("list[object]", streams)):
-        raise TypeError("streams must be a list of bytes, each the body of a whole answer")
+    if isinstance(streams, (bytes, str)) or not all(
+        isinstance(one, bytes) and one for one in cast("list[object]", streams)
+    ):
+        raise TypeError("streams must be a list of bytes, each the body of a whole answer, and not empty")
     subject = Subject(provider_class, fields, {**ids(), **(answer or {})}, tuple(streams))
     found = next((found for duties in _DUTIES if (found := _complaints(duties, subject))), None)
     if found:

@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, cast, get_args
 
 from ..._conversation import Conversation
@@ -160,6 +161,22 @@ def _exception(error: object) -> bool:
     return error is None or isinstance(error, Exception)
 
 
+def _appends(subject: Subject) -> Iterator[Complaint]:
+    """Its decoder appends to the list that it is given: what it returns or yields, nobody looks at."""
+    fresh = _fresh(subject)
+    if fresh is None:
+        return
+    for body in subject.streams or (b"",):
+        decoder = fresh()
+        returned: dict[str, object] = {}
+        with suppress(Exception):  # other duties tell of it
+            returned["decode"] = cast("object", decoder.decode(body, []))
+            returned["decode_eof"] = cast("object", decoder.decode_eof([]))
+        for name, value in returned.items():
+            if value is not None:
+                yield f"{name} returned {shown(value)}", "events.append(…), and no return or yield of an event"
+
+
 def _cut_anywhere(subject: Subject) -> Iterator[Complaint]:
     """Its decoder gives the same events wherever the bytes were cut."""
     fresh = _fresh(subject)
@@ -247,4 +264,4 @@ def _after_stream(subject: Subject) -> Iterator[Complaint]:
             yield f"after_stream returned {shown(driven.value)}", "events, with a Finish at the end"
 
 
-DUTIES = (_any_bytes, _cut_anywhere, _changes_nothing, _complete, _bounded, _after_stream)
+DUTIES = (_any_bytes, _appends, _cut_anywhere, _changes_nothing, _complete, _bounded, _after_stream)
