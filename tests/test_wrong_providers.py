@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 import trioprov
@@ -189,3 +190,18 @@ async def test_secrets_that_crash_do_not_hide_the_error_nor_show_what_is_known(c
         with pytest.raises(InvalidRequest, match=r"^no, \*\*\* \(400\)$"):
             await trioprov.ask(QUESTION, wrong(base_url=emulator.url, cookies={"hf-chat": "my-login-cookie"}))
         assert_no_orphans(emulator)
+
+
+@pytest.mark.parametrize("path", ["@evil.example/x", ".evil.example/x", "https://evil.example/x", "x", ""])
+async def test_a_path_that_could_name_another_host_carries_no_credentials_there(path: str) -> None:
+    class Follows(H2o):
+        def open(self, conversation: trioprov.Conversation, new_id: Callable[[], str]) -> Any:
+            yield self.request(conversation, "POST", path, creates=True)
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        raise AssertionError(f"{request.url.host} was asked")
+
+    provider = Follows(cookies={"hf-chat": "my-login-cookie"})
+    async with trioprov.open_client(transport=httpx.MockTransport(handle)) as client:
+        with pytest.raises(ValueError, match="a path from the first slash"):
+            await trioprov.ask(QUESTION, provider, client=client)

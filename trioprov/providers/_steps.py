@@ -29,6 +29,9 @@ class Request:
         must_answer: the server begins work by it that only its answer lets us wait for.
         once: sent a second time, it would have its effect twice; `creates` and `must_answer` say as much.
         best_effort: its failure changes nothing: sent once, with a part of the budget.
+
+    Raises:
+        ValueError: the path does not begin with a slash: behind a host's name, it could make another host of it.
     """
 
     method: str
@@ -42,6 +45,10 @@ class Request:
     must_answer: bool = False
     once: bool = False
     best_effort: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f"the path of a request must be a path from the first slash, and not {self.path!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
