@@ -131,6 +131,10 @@ breaks("parameter_rules['temperature'] is (0, 2)")(
 breaks("models is ['brook-1']")(type("ListOfModels", (Brook,), {"models": ["brook-1"]}))
 breaks("each of them once")(type("TwiceTheSame", (Brook,), {"models": ("brook-1", "brook-1")}))
 breaks("working is 'no'")(type("Working", (Brook,), {"working": "no"}))
+breaks("parameter_rules['limit'] is <class 'int'>")(
+    type("TypesForRules", (Brook,), {"parameter_rules": {"limit": int}})
+)
+breaks("one_pending_per_account is 'yes'")(type("Pending", (Brook,), {"one_pending_per_account": "yes"}))
 breaks("needs_auth is None")(type("Auth", (Brook,), {"needs_auth": None}))
 breaks("expires_after is 0")(type("Expires", (Brook,), {"expires_after": 0}))
 breaks("model_aliases is ()")(type("Aliases", (Brook,), {"model_aliases": ()}))
@@ -891,3 +895,12 @@ def test_all_that_is_wrong_is_told_at_once_each_with_what_is_wanted() -> None:
 def test_an_exception_of_the_authors_is_told_with_its_place() -> None:
     with pytest.raises(AssertionError, match=rf"not subscriptable \(in open, .*{Path(__file__).name}:\d+\)"):
         check_provider(TrustsTheBody, answer=ANSWER)
+
+
+def test_an_exception_out_of_a_dataclass_is_told_with_the_author_s_line() -> None:
+    class NoSlash(Brook):
+        def open(self, conversation: Any, new_id: Any) -> Any:
+            yield self.request(conversation, "POST", "rooms", creates=True)
+
+    with pytest.raises(AssertionError, match=rf"not 'rooms' \(in open, .*{Path(__file__).name}:\d+\)"):
+        check_provider(NoSlash, answer=ANSWER)

@@ -82,6 +82,7 @@ def _complaints(duties: Sequence[Duty], subject: Subject) -> list[str]:
 def _told(exc: Exception) -> str:
     """An exception, and where in the author's code it came from."""
     frames = traceback.extract_tb(exc.__traceback__)
-    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_HOUSE)]
+    written = [frame for frame in frames if not frame.filename.startswith("<")]  # a dataclass's __init__ is not
+    theirs = [frame for frame in written if not Path(frame.filename).is_relative_to(_HOUSE)]
     where = [*frames[:1], *(frame for frame in frames if not Path(frame.filename).is_relative_to(_HERE)), *theirs][-1]
     return f"{type(exc).__name__}: {exc} (in {where.name}, {where.filename}:{where.lineno})"

@@ -17,7 +17,7 @@ _OURS = (H2o, OpenAssistant, AllenAI)
 _TEXTS = ("name", "label", "url", "default_base_url", "default_model")
 _FLAGS = (
     *("needs_auth", "supports_stream", "supports_system_message", "supports_message_history"),
-    *("cleanup_documented", "not_found_is_gone", "drains"),
+    *("cleanup_documented", "not_found_is_gone", "drains", "one_pending_per_account"),
 )
 _MAPPINGS = ("model_aliases", "default_parameters", "parameter_rules", "parameter_aliases")
 _FLOWS = ("open", "ask", "after_stream", "stop", "close", "recover")
@@ -58,7 +58,7 @@ def _attributes(subject: Subject) -> Iterator[Complaint]:
             yield f"{name} is {shown(value)}", "a mapping"
     rules: object = cls.parameter_rules
     for name, rule in cast("Mapping[str, object]", rules).items() if isinstance(rules, Mapping) else ():
-        if not callable(rule):
+        if not callable(rule) or isinstance(rule, type):
             yield f"parameter_rules[{name!r}] is {shown(rule)}", "a function that checks it, such as number(0, 2) gives"
     for name in ("models", "supported_parameters"):
         given: Any = getattr(cls, name, None)
