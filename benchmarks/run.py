@@ -27,7 +27,7 @@ QUESTIONS: Mapping[ModuleType, int] = {
     crowd: 2,
     cancelling: 3,
     starting: 5,
-    bridge: 2,
+    bridge: 4,
 }
 
 
