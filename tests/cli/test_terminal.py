@@ -152,7 +152,7 @@ def test_without_rich_a_terminal_gets_plain_text_and_is_told_why(spawn: Spawn, w
 def test_details_are_told_above_the_view(spawn: Spawn) -> None:
     terminal = spawn("ask", "hi", "-p", "h2o", "--emulated", "-v", "-o", "max_tokens=3")
     assert terminal.wait() == 0
-    assert re.search(r"trioprov: h2o: conversation \w+: deleted[^╭]+╭─", terminal.text)
+    assert re.search(r"trioprov: h2o: conversation '\w+': deleted[^╭]+╭─", terminal.text)
 
 
 def test_providers_are_tables_on_a_terminal(spawn: Spawn) -> None:
