@@ -383,12 +383,15 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
 
 
 async def test_losers_never_delay_the_winner_nor_with_a_client_its_exit() -> None:
-    stubborn = {"faults": [Fault(on="delete", delay=3.0)], "tokens": ["x"], "forever": True, "token_delay": 0.05}
-    async with Servers((H2o, {**stubborn, "first_delay": 0.3}), (H2o, {"token_delay": 0.001})) as servers:
+    def begun_by_the_loser(reply: Reply) -> bool:
+        return bool(servers.all[0].conversations)
+
+    stubborn = slow(faults=[Fault(on="delete", delay=3.0)])
+    async with Servers(stubborn, (H2o, {"forever": True, "token_delay": 0.01})) as servers:
         begun = trio.current_time()
         async with trioprov.open_client() as client:
-            async with trioprov.race(QUESTION, servers.providers, client=client) as reply:
-                await reply.wait()
+            async with trioprov.race(QUESTION, servers.providers, until=begun_by_the_loser, client=client) as reply:
+                pass
             assert trio.current_time() - begun < 2.7
             assert reply.lanes[1].cleanup is not None
             assert reply.lanes[0].cleanup is None
