@@ -185,17 +185,18 @@ async def test_what_comes_with_the_end_of_the_handshake_is_not_lost() -> None:
     ours, stream = sockets()
     wire, incoming, outgoing = TLSWire(ours, client, "a.test"), ssl.MemoryBIO(), ssl.MemoryBIO()
     theirs = server.wrap_bio(incoming, outgoing, server_side=True)
-    async with stream, trio.open_nursery() as nursery:
-        nursery.start_soon(wire.handshake)
-        while theirs.version() is None or outgoing.pending:
-            try:
-                theirs.do_handshake()
-                theirs.write(b"hi")
-            except ssl.SSLWantReadError:
-                pass
-            await stream.send_all(outgoing.read())
-            if theirs.version() is None:
-                incoming.write(await stream.receive_some(65536))
+    async with stream:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.handshake)
+            while theirs.version() is None or outgoing.pending:
+                try:
+                    theirs.do_handshake()
+                    theirs.write(b"hi")
+                except ssl.SSLWantReadError:
+                    pass
+                await stream.send_all(outgoing.read())
+                if theirs.version() is None:
+                    incoming.write(await stream.receive_some(65536))
         with trio.fail_after(5):
             assert await receive_exactly(wire, 2) == b"hi"
     wire.close()
