@@ -128,18 +128,18 @@ async def test_a_create_that_is_cancelled_after_it_was_sent_is_finished_and_dele
 
 
 async def test_leaving_by_cancellation_with_a_client_returns_at_once(service: type[Provider]) -> None:
-    faults = [Fault(on="delete", delay_response=0.5, times=math.inf)]
+    faults = [Fault(on="delete", delay_response=1.0, times=math.inf)]
     async with open_emulator(service, token_delay=0.01, faults=faults) as emulator:
         async with trioprov.open_client() as client:
             begun = trio.current_time()
             with trio.move_on_after(0.1):
                 await converse(emulator.provider, client)
-            assert trio.current_time() - begun < 0.3
+            assert trio.current_time() - begun < 0.8
         assert_no_orphans(emulator)
 
 
 async def test_several_cancellations_in_a_group_are_one_and_are_not_waited_for_either(service: type[Provider]) -> None:
-    faults = [Fault(on="delete", delay_response=0.5)]
+    faults = [Fault(on="delete", delay_response=1.0)]
     async with open_emulator(service, faults=faults) as emulator:
         async with trioprov.open_client() as client:
             begun = 0.0
@@ -154,7 +154,7 @@ async def test_several_cancellations_in_a_group_are_one_and_are_not_waited_for_e
                     except trio.Cancelled as exc:
                         raise BaseExceptionGroup("as from a nursery", [exc, BaseExceptionGroup("", [exc])]) from None
             assert scope.cancelled_caught
-            assert trio.current_time() - begun < 0.3
+            assert trio.current_time() - begun < 0.8
         assert_no_orphans(emulator)
 
 

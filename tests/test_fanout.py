@@ -91,10 +91,10 @@ async def test_the_clock_of_ask_covers_the_create(service: type[Provider]) -> No
 
 
 async def test_open_reply_enters_without_waiting_for_the_service(service: type[Provider]) -> None:
-    async with open_emulator(service, faults=[Fault(on=CREATE[service.name], delay=0.3)]) as emulator:
+    async with open_emulator(service, faults=[Fault(on=CREATE[service.name], delay=1.0)]) as emulator:
         begun = trio.current_time()
         async with trioprov.open_reply(QUESTION, emulator.provider) as reply:
-            assert trio.current_time() - begun < 0.2
+            assert trio.current_time() - begun < 0.8
             assert (await reply.wait()).text
             assert reply.provider == emulator.provider
         assert reply.session.cleanup is not None
@@ -262,8 +262,8 @@ async def test_a_lane_that_hangs_delays_only_itself() -> None:
     async with Emulators() as emulators:
         hanging = emulators.all[0]
         hanging.add_fault(Fault(on="generate", stall_after=2))
-        async with trioprov.fan_out(QUESTION, emulators.providers, deadlines=Deadlines(idle=1.0)) as fan:
-            with trio.fail_after(0.9):
+        async with trioprov.fan_out(QUESTION, emulators.providers, deadlines=Deadlines(idle=2.0)) as fan:
+            with trio.fail_after(1.8):
                 await fan.lanes[1].reply.wait()
                 await fan.lanes[2].reply.wait()
             assert fan.lanes[0].reply.finish is None
@@ -591,7 +591,7 @@ async def test_leaving_a_fan_out_in_the_middle_leaves_nothing(leave: str) -> Non
 
 
 async def test_a_cancelled_fan_out_with_a_client_is_left_at_once() -> None:
-    faults = [Fault(on="delete", delay_response=0.6, times=math.inf)]
+    faults = [Fault(on="delete", delay_response=1.2, times=math.inf)]
     async with Emulators(token_delay=0.002, faults=faults) as emulators:
         async with trioprov.open_client() as client:
             begun = trio.current_time()
@@ -599,7 +599,7 @@ async def test_a_cancelled_fan_out_with_a_client_is_left_at_once() -> None:
                 async with trioprov.fan_out(QUESTION, emulators.providers, client=client) as fan:
                     async for _ in fan:
                         scope.cancel()
-            assert trio.current_time() - begun < 0.5
+            assert trio.current_time() - begun < 1.0
         assert_no_orphans(emulators.all)
 
 

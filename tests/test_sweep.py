@@ -719,10 +719,10 @@ async def test_a_client_with_a_journal_sweeps_in_the_background_when_it_opens(tm
         path = tmp_path / f"{cls.name}.db"
         async with open_emulator(cls) as emulator:
             ids = await crashed(path, emulator, 3)
-            emulator.add_fault(Fault(on="delete", delay_response=0.3, times=3))
+            emulator.add_fault(Fault(on="delete", delay_response=0.8, times=3))
             begun = time.monotonic()
             async with trioprov.open_client(journal=path) as client:
-                assert time.monotonic() - begun < 0.25
+                assert time.monotonic() - begun < 0.7
                 assert len(emulator.conversations) == 3
                 async with trioprov.open_session(emulator.provider, client=client) as session:
                     async with session.ask(QUESTION) as reply:

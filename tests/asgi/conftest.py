@@ -217,7 +217,7 @@ def text(body: bytes) -> str:
     return "".join(data for _, event, data in events(body) if event == "token")
 
 
-async def gone(emulator: Emulator[Any], within: float = 5.0) -> None:
+async def gone(emulator: Emulator[Any], within: float = 20.0) -> None:
     """Wait until no conversation is left on the provider's server."""
     with trio.fail_after(within):
         while emulator.conversations or not emulator.requests:

@@ -135,7 +135,7 @@ async def test_the_stream_is_exact_to_the_byte_and_has_no_content_type() -> None
 
 
 async def test_a_queued_message_pends_and_then_never_again() -> None:
-    async with client(pending=(4, 1, 0), tokens=["a", "b"], token_delay=0.2) as browser:
+    async with client(pending=(4, 1, 0), pending_interval=0.5, tokens=["a", "b"], token_delay=0.7) as browser:
         found = parse((await browser.events(await browser.begin())).content)
         assert [event["event_type"] for event in found] == [*["pending"] * 3, "token", "token", "message"]
         assert [(event["queue_position"], event["queue_size"]) for event in found[:3]] == [(4, 5), (1, 5), (0, 5)]
