@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,12 +118,21 @@ async def kill_at_random(emulator: Emulator[Any], journal: Path, kills: int, see
                     await trio.sleep(lives[number])
                 finally:
                     os.kill(pid, signal.SIGKILL)
+                await death(pid)
                 accounts.append(account)
 
         lives = [pace * chance.uniform(0.05, 0.5) for _ in range(kills)]
         async with trio.open_nursery() as nursery:
             for number in range(kills):
                 nursery.start_soon(one, number)
+
+
+async def death(pid: int) -> None:
+    """On a busy machine it takes a while; until then the process is alive, and what it owes is its own."""
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            await trio.sleep(0.01)
 
 
 def nameless(journal: Path) -> int:

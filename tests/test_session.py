@@ -1002,7 +1002,7 @@ async def test_run_session_raises_a_failed_create_bare_from_start(cls: type[Prov
 
 async def test_run_session_whose_session_is_dropped_ends(service: type[Provider]) -> None:
     async with open_emulator(service) as emulator:
-        with trio.move_on_after(1) as scope:
+        with trio.move_on_after(10) as scope:
             async with trio.open_nursery() as nursery:
                 session: trioprov.Session = await nursery.start(trioprov.run_session, emulator.provider)
                 await said(session)
