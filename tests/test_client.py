@@ -197,9 +197,9 @@ async def test_one_delete_that_hangs_is_not_all_that_is_tried(service: type[Prov
 
 
 async def test_waiting_for_a_cleanup_connection_does_not_count_for_the_budget() -> None:
-    slow = [Fault(on="delete", delay_response=0.4, times=math.inf)]
+    slow = [Fault(on="delete", delay_response=1.0, times=math.inf)]
     async with open_emulator(AllenAI, faults=slow) as emulator:
-        async with trioprov.open_client(cleanup_timeout=1) as client, trio.open_nursery() as nursery:
+        async with trioprov.open_client(cleanup_timeout=3) as client, trio.open_nursery() as nursery:
             for _ in range(64):
                 nursery.start_soon(asked, emulator.provider, client)
         assert_no_orphans(emulator)
