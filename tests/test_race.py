@@ -387,11 +387,11 @@ async def test_losers_never_delay_the_winner_nor_with_a_client_its_exit() -> Non
         return bool(servers.all[0].conversations)
 
     stubborn = slow(faults=[Fault(on="delete", delay=3.0)])
-    async with Servers(stubborn, (H2o, {"forever": True, "token_delay": 0.01})) as servers:
+    async with Servers(stubborn, (H2o, {"tokens": ["x"] * 100, "token_delay": 0.01})) as servers:
         begun = trio.current_time()
         async with trioprov.open_client() as client:
             async with trioprov.race(QUESTION, servers.providers, until=begun_by_the_loser, client=client) as reply:
-                pass
+                await reply.wait()
             assert trio.current_time() - begun < 2.7
             assert reply.lanes[1].cleanup is not None
             assert reply.lanes[0].cleanup is None

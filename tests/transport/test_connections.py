@@ -166,22 +166,30 @@ async def test_a_question_that_is_broken_off_while_it_is_sent_leaves_nothing_beh
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         provider = AllenAI(base_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
         transport, exchange = Transport(transport=httpx.AsyncHTTPTransport() if theirs else None), Exchange()
-        with trio.CancelScope() as scope:
+        with trio.move_on_after(20) as scope:
 
             async def break_off() -> None:
                 while not exchange.sent:  # noqa: ASYNC110 - it is no event's
                     await trio.sleep(0.01)
-                await trio.sleep(0.5)
-                scope.cancel()
+                scope.deadline = trio.current_time() + 0.5
 
             nursery.start_soon(break_off)
             await transport.send(
                 provider, Request(method="POST", path="/", headers={}, json="x" * 20_000_000), exchange
             )
         assert scope.cancelled_caught
+        assert exchange.sent
         await transport.aclose()
         nursery.cancel_scope.cancel()
     gc.collect()  # what is left open now would warn
+
+
+async def test_a_proxy_of_the_environment_s_whose_name_no_host_can_have_is_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://{'a' * 64}.example:80")
+    with pytest.raises(trioprov.ConnectionFailed):
+        await trioprov.ask(QUESTION, H2o(base_url="http://h2o.example"))
 
 
 @pytest.mark.parametrize("intercepted", [False, True])

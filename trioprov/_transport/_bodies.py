@@ -20,8 +20,8 @@ MAX_BODY = 1024 * 1024
 # The most that is made of a compressed body at once: as much as is read at once of one that is not.
 _PIECE = 65536
 
-# What the HTTP library raises. The last: there is no such host name.
-THEIRS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError)
+# What the HTTP library raises.
+THEIRS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 
 
 class Arrived:

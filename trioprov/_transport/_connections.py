@@ -156,8 +156,6 @@ class Transport:
                     del arrived
                     await pumping
             except THEIRS as exc:
-                if in_body and isinstance(exc, UnicodeError):
-                    raise  # no host name that is none, but whoever reads the body
                 raise in_our_words(exc, in_body=in_body) from exc
             return None
 
@@ -166,11 +164,14 @@ class Transport:
         await self._pools.aclose()
 
     async def _start(self, carrier: Carrier, provider: Provider, request: Request, exchange: Exchange) -> Arrived:
-        message = built(provider, request)
-        if isinstance(carrier, HTTP1Transport):
-            answer = await _insisted(partial(carrier.exchange, message, exchange.tell, CONNECT_TIMEOUT))
-        else:
-            answer = await self._through_httpx(carrier, message, exchange)
+        try:
+            message = built(provider, request)
+            if isinstance(carrier, HTTP1Transport):
+                answer = await _insisted(partial(carrier.exchange, message, exchange.tell, CONNECT_TIMEOUT))
+            else:
+                answer = await self._through_httpx(carrier, message, exchange)
+        except UnicodeError as exc:  # what the system's resolver says of a name that no host can have
+            raise httpx.ConnectError(str(exc)) from exc
         exchange.sent = True
         return Arrived(answer)
 

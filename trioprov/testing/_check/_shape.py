@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from ...providers import AllenAI, H2o, OpenAssistant, Provider, Request
+from ...providers import PROVIDERS, Provider, Request
 from ._subject import ID, QUESTION, Complaint, Subject, counted, shown
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
-_OURS = (H2o, OpenAssistant, AllenAI)
 _TEXTS = ("name", "label", "url", "default_base_url", "default_model")
 _FLAGS = (
     *("needs_auth", "supports_stream", "supports_system_message", "supports_message_history"),
@@ -46,7 +45,7 @@ def _attributes(subject: Subject) -> Iterator[Complaint]:
             yield f"{name} is {shown(value)}", "a string that says it"
         elif name == "name" and not _NAME.fullmatch(value):
             yield f"name is {value!r}", "lower-case letters, digits, '.', '_' and '-': it is a key and an option"
-        elif name == "name" and any(value == ours.name and not issubclass(cls, ours) for ours in _OURS):
+        elif name == "name" and value in PROVIDERS.ours and not issubclass(cls, PROVIDERS[value]):
             yield f"name is {value!r}", "one that no provider of trioprov has"
         elif name in ("url", "default_base_url") and not _URL.fullmatch(value):
             yield f"{name} is {value!r}", "a URL with http:// or https://"
