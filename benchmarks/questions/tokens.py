@@ -86,17 +86,15 @@ def _server(_: Cell, report: Report) -> float:
 
 
 def _burst(rows: Series) -> list[Goal]:
+    return [*_format(rows), times_less(40, rows, TRIOPROV, OPENAI), times_less(120, rows, TRIOPROV, LITELLM)]
+
+
+def _format(rows: Series) -> list[Goal]:
     return [
         at_most(1.6, rows, TRIOPROV, FLOOR),
         times_less(3.5, rows, TRIOPROV, AIOHTTP),
         times_less(6, rows, TRIOPROV, HTTPX),
-        times_less(40, rows, TRIOPROV, OPENAI),
-        times_less(120, rows, TRIOPROV, LITELLM),
     ]
-
-
-def _format(rows: Series) -> list[Goal]:
-    return [at_most(1.6, rows, TRIOPROV, FLOOR)]
 
 
 def _paced(rows: Series) -> list[Goal]:
