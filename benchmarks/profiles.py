@@ -48,8 +48,10 @@ def _report(laboratory: Laboratory, *, quick: bool) -> str:
 
     first = ask("first_token", 20 if quick else 1000)
     live = ask("live", 50 if quick else 4000, 1000)
+    readers = ask("readers", 20 if quick else 1000, 1000, 64)
     crowd = ask("crowd", 20 if quick else 1000, 10 if quick else 200, 50_000)
     memory = ask("memory", 20 if quick else 500)
+    bridge = ask("bridge", 50 if quick else 4000, 1000)
     importing = ask("importing")
     return "\n\n".join(
         [
@@ -57,11 +59,16 @@ def _report(laboratory: Laboratory, *, quick: bool) -> str:
             _shares(first["calls"], first["spent"], "calls"),
             "## A live token",
             _shares(live["calls"], live["spent"], "calls"),
+            "## A live token, for each of 64 loops over its reply",
+            _shares(readers["calls"], readers["spent"], "calls"),
             "## A thousand streams: the garbage collector",
             _collections(crowd),
             "## What a stream holds at its first token",
             _shares(memory["objects"], memory["size"], "allocations", "kB", 1 / 1000),
             f"{written(memory['tracked'])} objects of it are looked at by the garbage collector each time.",
+            "## A live token in an asyncio application",
+            f"{bridge['loop'] * 1e6:.0f} µs of CPU in the thread of the event loop, and {bridge['trio'] * 1e6:.0f} µs "
+            "in trio's.",
             "## The import, beyond trio and httpx",
             _shares(importing["calls"], importing["spent"], "modules", "ms", 1000),
             "## Environment",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,5 +27,6 @@ def test_a_smoke_run_of_the_profiles_finds_work_in_every_table() -> None:
     assert done.returncode == 0, done.stderr
     *tables, _environment = done.stdout.removeprefix("## ").split("\n## ")
     shares = [table for table in tables if "| **all** |" in table]
-    assert len(shares) == len(tables) - 1 == 4  # the other one tells of the collector
+    assert len(shares) == len(tables) - 2 == 5  # the others tell of the collector, and of two threads
+    assert re.search(r"\b[1-9]\d* µs of CPU in the thread of the event loop, and [1-9]\d* µs in trio's", done.stdout)
     assert all("`trioprov/" in table or "`trioprov`" in table for table in shares)

@@ -1,11 +1,13 @@
-"""trioprov under profilers: where an ask, a live token, a crowd, a stream's memory and the import come from.
+"""trioprov under profilers: where an ask, a live token, its readers, a crowd, memory, the bridge and the import are.
 
 A profiler makes what it looks at slower, and short calls more than long ones: read the shares, not the seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import cProfile
+import functools
 import gc
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import _measure
 import _on_trio as loop  # noqa: F401 - for the measurement  # pyright: ignore[reportUnusedImport]
 import trio
 import with_trioprov
+import with_trioprov_anyio
 from _measure import Report, main
 
 import trioprov
@@ -71,6 +74,13 @@ async def live(client: Any, url: str, count: str, period: str) -> Report:
 
     await read()
     return await _profiled(read, int(count))
+
+
+async def readers(client: Any, url: str, count: str, period: str, number: str) -> Report:
+    """A reply whose tokens come one by one, and so many loops over it; for each token and loop."""
+    read = functools.partial(with_trioprov.readers, client, url, count, period, number)
+    await read()
+    return await _profiled(read, int(count) * int(number))
 
 
 async def _profiled(work: Callable[[], Awaitable[object]], times: int) -> Report:
@@ -152,6 +162,22 @@ async def memory(client: Any, url: str, streams: str) -> Report:
         size[where] += statistic.size / number
         objects[where] += statistic.count / number
     return {"size": size, "objects": objects, "tracked": tracked / number}
+
+
+async def bridge(client: Any, url: str, count: str, period: str) -> Report:
+    """Seconds of CPU for a token that comes alone to an asyncio application, by thread."""
+
+    async def read() -> Report:
+        async with (
+            with_trioprov_anyio.open_client(url) as http,
+            with_trioprov_anyio.open_conversation(http, "tgi", f"{count}-{period}") as session,
+        ):
+            loop, whole = -time.thread_time(), -time.process_time()
+            await with_trioprov_anyio.read(session)
+            loop, whole = loop + time.thread_time(), whole + time.process_time()
+            return {"loop": loop / int(count), "trio": (whole - loop) / int(count)}  # all other threads wait
+
+    return await trio.to_thread.run_sync(lambda: asyncio.run(read()))
 
 
 async def importing(client: Any, url: str) -> Report:
